@@ -1,0 +1,103 @@
+"""The command line: a table of commands, and what every command has in common. Imports nothing heavy."""
+
+import io
+import os
+import sys
+from contextlib import redirect_stderr
+from importlib import import_module
+from typing import Any, NoReturn
+
+from tasvir import __version__
+from tasvir.config import Refused, nearest, validate
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "recipes": ("Recipes", "what there is, what each can do, and what it was measured to reach"),
+    "train": ("Train", "train a recipe on a folder, zip or named set of pictures"),
+    "resume": ("Resume", "go on with a run, exactly; --train.steps extends it"),
+    "sample": ("Sample", "draw new pictures"),
+    "reconstruct": ("Reconstruct", "pictures beside what the model makes of them"),
+    "interpolate": ("Interpolate", "walk through the latent space from one picture to the next"),
+    "manifold": ("Manifold", "all of a two-dimensional latent space in one picture"),
+    "scatter": ("Scatter", "where the test pictures lie in the latent space, coloured by class"),
+    "encode": ("Encode", "pictures to latents (.npz)"),
+    "decode": ("Decode", "latents (.npz) to pictures"),
+    "evaluate": ("Evaluate", "measure a run; every number with its passport"),
+    "compare": ("Compare", "one table and one page for several runs"),
+    "report": ("Report", "one self-contained HTML page"),
+}
+"""Command → (class in commands.py, what it does)."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 2 asked for wrongly, 1 anything else, 130 interrupted with all saved."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        sys.exit(_run(words))
+    except Refused as error:
+        print(f"tasvir: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ntasvir: interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"tasvir {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise Refused(f"There is no command {words[0]!r}.{nearest(words[0], COMMANDS)}\n`tasvir --help` lists all.")
+    command = getattr(import_module("tasvir.commands"), COMMANDS[words[0]][0])
+    if hasattr(command, "from_words"):
+        return command.from_words(words[1:])() or 0
+    return parse(command, words[1:], f"tasvir {words[0]}")() or 0
+
+
+def overview() -> str:
+    """What `tasvir --help` says."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{does}" for name, (_, does) in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"tasvir {__version__}: generative models of images, on any folder of pictures",
+            "",
+            "usage: tasvir COMMAND [--help] …",
+            "",
+            *lines,
+            "",
+            "First:  tasvir train vae --data cartoons      then:  tasvir report runs/vae-cartoons",
+        ]
+    )
+
+
+def parse(kind: Any, words: list[str], program: str, **options: Any) -> Any:
+    """Words of the command line as a dataclass, ranges checked. Raises `Refused` in one or two plain lines."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            parsed = tyro.cli(kind, args=words, prog=program, **options)
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise Refused(_plain(said.getvalue(), program)) from None
+    validate(parsed)
+    return parsed
+
+
+def _plain(boxed: str, program: str) -> str:
+    """tyro's boxed error as one sentence, the settings that were perhaps meant, and where to read on."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    inside = lines[1:]
+    rule = next((position for position, line in enumerate(inside) if not line), len(inside))
+    sentence = " ".join(inside[:rule]).rstrip(".")
+    meant = [line.split()[0].rstrip(",") for line in inside[rule:] if line.startswith("--")]
+    hint = f" Perhaps you meant {' or '.join(dict.fromkeys(meant[:3]))}." if "Perhaps" in boxed and meant else ""
+    return f"{sentence}.{hint}\n`{program} --help` lists all settings."

@@ -1,0 +1,437 @@
+"""One class for each command: its fields are its settings, and calling it does the work. Heavy imports wait until then."""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from tasvir.cli import parse
+from tasvir.config import Count, CountOrZero, DataConfig, Refused, RunConfig, TrainConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from tasvir.core import Model
+    from tasvir.data import Dataset
+    from tasvir.runs import Run
+
+Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+Folders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN …]")]
+Source = Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PICTURES")]
+Number = Annotated[Count, tyro.conf.arg(aliases=["-n"])]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a recipe. Two of its settings have short names: --data is where the pictures come from, --out the folder."""
+
+    data: DataConfig
+    train: TrainConfig
+    model: Any
+    seed: CountOrZero = 0
+    """Everything random follows from it."""
+    out: Path | None = None
+    """The run folder; left out, runs/RECIPE-DATA."""
+    recipe: tyro.conf.Suppress[str] = ""
+
+    @classmethod
+    def from_words(cls, words: list[str]) -> "Train":
+        """The recipe's name comes first; it decides what the other words may be."""
+        from tasvir.models import RECIPES
+
+        if not words or words[0] in ("-h", "--help"):
+            print(f"usage: tasvir train RECIPE --data PATH|NAME [--out DIR] [--seed N] …\n\nrecipes: {', '.join(RECIPES)}")
+            print("`tasvir train RECIPE --help` lists its settings.")
+            raise SystemExit(0)
+        if words[0].startswith("-"):
+            raise Refused("`tasvir train` wants a recipe first: tasvir train RECIPE --data PATH|NAME.")
+        if "-h" not in words and "--help" not in words:
+            from tasvir.training.allocator import keep_freed_memory
+
+            keep_freed_memory()
+        from tasvir.models import recipe
+
+        chosen = recipe(words[0])
+        if not any(word == "--data" or word.startswith("--data=") for word in words) and "--help" not in words:
+            raise Refused(
+                f"`tasvir train {words[0]}` wants --data: a folder or zip of pictures, or a set by name "
+                "(cartoons, digits, mnist, cifar10 …)."
+            )
+        kind = _train_kind(type(chosen.config))
+        default = kind(data=chosen.data, train=chosen.train, model=chosen.config, recipe=words[0])
+        return parse(kind, words[1:], f"tasvir train {words[0]}", default=default)
+
+    def __call__(self) -> int:
+        from tasvir.data import load
+        from tasvir.models import recipe
+        from tasvir.runs import Run
+        from tasvir.training import processes
+        from tasvir.training.precision import choose_device
+
+        choose_device(self.train.device)
+        processes.start()
+        kind = recipe(self.recipe).model
+        out = self.out or _free_folder(f"{self.recipe}-{Path(self.data.source).stem.lower()}")
+        if not processes.is_writer():
+            processes.wait()
+        dataset = load(self.data, lambda native: _fitting_size(kind, native))
+        if processes.is_writer():
+            processes.wait()
+        if not kind.accepts(dataset.pictures.size):
+            raise Refused(f"{self.recipe} takes pictures of {kind.sizes}, not {dataset.pictures.size} px: set --data.size.")
+        config = RunConfig(self.recipe, self.seed, self.data, self.train, self.model)
+        run = Run(out, config, dataset.pictures, dataset.description)
+        if processes.is_writer():
+            run = Run.create(out, config, dataset.pictures, dataset.description)
+            for note in dataset.notes:
+                print(note, file=sys.stderr)
+            print(_training_sentence(run, dataset), file=sys.stderr)
+        processes.wait()
+        return _train(run, dataset)
+
+
+def _train_kind(config: type) -> type[Train]:
+    """`Train` with the model's own settings, for the command line to read."""
+    import dataclasses
+
+    fields = [("data", DataConfig), ("train", TrainConfig), ("model", config)]
+    return dataclasses.make_dataclass("Train", fields, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__})
+
+
+def _fitting_size(model: "type[Model]", native: int | None) -> int:
+    """The set's own size (64 where any will do), or the nearest that the model takes: the next larger, else smaller."""
+    wanted = native or 64
+    sizes = [*range(wanted, 4 * wanted + 1), *range(wanted - 1, 3, -1)]
+    return next((size for size in sizes if model.accepts(size)), wanted)
+
+
+def _free_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on if there is one already."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+def _training_sentence(run: "Run", dataset: "Dataset") -> str:
+    shape = f"{dataset.pictures.size}×{dataset.pictures.size} {'grey' if dataset.pictures.channels == 1 else 'colour'}"
+    return (
+        f"Training {run.config.recipe} on {dataset.name} ({len(dataset.train.images)} pictures, {shape}; "
+        f"{len(dataset.test.images)} held out) for {run.config.train.steps} steps in {run.folder}."
+    )
+
+
+def _train(run: "Run", dataset: "Dataset") -> int:
+    from tasvir.runs import OutOfSpace
+    from tasvir.training import processes
+    from tasvir.training.loop import Stopped, train
+
+    try:
+        if processes.is_writer():
+            with run.locked():
+                outcome = train(run, dataset)
+        else:
+            outcome = train(run, dataset)
+    except (Stopped, OutOfSpace) as error:
+        print(f"tasvir: {error}", file=sys.stderr)
+        return 1
+    finally:
+        processes.stop()
+    if processes.is_writer():
+        step = run.latest().step
+        if outcome == "interrupted":
+            print(f"Interrupted; all is saved at step {step}. `tasvir resume {run.folder}` goes on.", file=sys.stderr)
+        else:
+            print(f"Done: {step} steps in {run.folder}. `tasvir report {run.folder}` shows it.", file=sys.stderr)
+    return 130 if outcome == "interrupted" else 0
+
+
+@dataclass(frozen=True)
+class Steps:
+    steps: CountOrZero | None = None
+    """Train up to this many steps instead of the number the run was begun with."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run from its newest checkpoint, exactly as if it had never stopped."""
+
+    run: Folder
+    train: Steps = Steps()
+
+    def __call__(self) -> int:
+        from tasvir.training.allocator import keep_freed_memory
+
+        keep_freed_memory()
+        from tasvir.data import load
+        from tasvir.runs import Run
+        from tasvir.training import processes
+
+        run = Run.open(self.run)
+        checkpoint = run.latest() if any(run.checkpoint_folder.glob("[0-9]*")) else None
+        began = checkpoint.step if checkpoint else 0
+        for sentence in run.damaged():
+            print(f"{sentence} Going on from step {began}.", file=sys.stderr)
+        if self.train.steps is not None:
+            if self.train.steps < began:
+                raise Refused(f"{self.run} is at step {began} already; --train.steps {self.train.steps} is less.")
+            run = replace(run, config=replace(run.config, train=replace(run.config.train, steps=self.train.steps)))
+        if began >= run.config.train.steps:
+            print(f"{self.run} has all its {began} steps; --train.steps N goes on to N.", file=sys.stderr)
+            return 0
+        processes.start()
+        dataset = load(replace(run.config.data, size=run.pictures.size))
+        if dataset.pictures != run.pictures or dataset.train.hash != run.dataset.get("hash", {}).get("train"):
+            raise Refused(
+                f"The pictures of {run.config.data.source} are not those the run was trained on.\n"
+                "Put them back as they were, or train anew."
+            )
+        if processes.is_writer():
+            run.write_config()
+            print(f"Going on from step {began} to {run.config.train.steps}.", file=sys.stderr)
+        return _train(run, dataset)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw new pictures; each has its own seed, so the same seed is the same picture in any number."""
+
+    run: Folder
+    out: Path
+    """x.png one grid, x.npz arrays, x.gif or x.webp or x.mp4 a film, else a folder of PNGs with an index.csv."""
+    number: Number = 64
+    label: str | None = None
+    """Class name or number, for recipes that know classes."""
+    noise: Literal["normal", "uniform", "exponential"] = "normal"
+    """Distribution of the latent noise, always of zero mean and unit variance."""
+    seed: CountOrZero = 0
+    """Seed of the first picture; the next have the next seeds."""
+    step: CountOrZero | None = None
+    """Checkpoint to draw from; left out, the newest."""
+
+    def __call__(self) -> None:
+        from tasvir import drawing, pictures
+
+        pictures.check_out(self.out)
+        opened = drawing.Opened(self.run, "sample", self.step)
+        labels = opened.labels(self.label, self.number)
+        seeds = range(self.seed, self.seed + self.number)
+        images = opened.samples(seeds, self.noise, labels)
+        print(pictures.write(images, self.out, labels=labels, seeds=seeds, classes=opened.run.pictures.classes))
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Pictures (the run's held-out ones if none are named), each beside its reconstruction."""
+
+    run: Folder
+    pictures: Source = None
+    out: Path = Path("reconstructions.png")
+    """x.png pairs side by side, else only the reconstructions: .npz, .gif, .webp, .mp4, a folder."""
+    number: Number = 32
+    step: CountOrZero | None = None
+
+    def __call__(self) -> None:
+        from tasvir import drawing, pictures
+
+        pictures.check_out(self.out)
+        opened = drawing.Opened(self.run, "reconstruct", self.step)
+        real = opened.real(self.pictures, self.number)
+        made = opened.reconstructions(real)
+        if self.out.suffix.lower() == ".png":
+            print(pictures.write(pictures.interleave(real, made), self.out, columns=8))
+        else:
+            print(pictures.write(made, self.out))
+
+
+@dataclass(frozen=True)
+class Interpolate:
+    """Walk through the latent space: between pictures where the model encodes, else between random latents."""
+
+    run: Folder
+    pictures: Source = None
+    out: Path = Path("interpolation.png")
+    """x.png one row for each walk; x.gif, x.webp or x.mp4 all walks as a film; .npz; a folder."""
+    number: Number = 8
+    """Walks."""
+    steps: Annotated[int, tyro.conf.arg()] = 10
+    """Pictures in each walk, its two ends included."""
+    path: Literal["linear", "spherical"] = "spherical"
+    """spherical keeps the length of a latent typical (Shoemake 1985)."""
+    seed: CountOrZero = 0
+    step: CountOrZero | None = None
+
+    def __call__(self) -> None:
+        from tasvir import drawing, pictures
+
+        if self.steps < 2:
+            raise Refused(f"--steps is {self.steps}; a walk has at least 2 pictures.")
+        pictures.check_out(self.out)
+        opened = drawing.Opened(self.run, "decode", self.step)
+        walks = opened.walks(self.pictures, self.number, self.steps, self.path, self.seed)
+        print(pictures.write(walks, self.out, columns=self.steps))
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """A grid over a two-dimensional latent space, its coordinates at even quantiles of the normal prior."""
+
+    run: Folder
+    out: Path = Path("manifold.png")
+    side: Count = 20
+    """Pictures along each side."""
+    step: CountOrZero | None = None
+
+    def __call__(self) -> None:
+        from tasvir import drawing, pictures
+
+        pictures.check_out(self.out)
+        images = drawing.Opened(self.run, "decode", self.step).manifold(self.side)
+        print(pictures.write(images, self.out, columns=self.side))
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Held-out pictures as points of the latent space (its two main directions if it has more), coloured by class."""
+
+    run: Folder
+    out: Path = Path("scatter.png")
+    """.png or .svg"""
+    number: Number = 2000
+    step: CountOrZero | None = None
+
+    def __call__(self) -> None:
+        from tasvir import drawing
+        from tasvir.report import figures
+
+        if self.out.suffix.lower() not in (".png", ".svg"):
+            raise Refused(f"--out {self.out} must end in .png or .svg.")
+        points = drawing.Opened(self.run, "encode", self.step).scatter(self.number)
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            figures.scatter(points).savefig(self.out, dpi=150)
+        except OSError as error:
+            raise Refused(f"--out {self.out} cannot be written: {error.strerror or error}.") from None
+        print(f"{len(points.position)} points in {self.out}")
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Pictures (the run's held-out ones if none are named) to latents: an .npz with `latents` [N,D] and `labels`."""
+
+    run: Folder
+    pictures: Source = None
+    out: Path = Path("latents.npz")
+    number: Number = 1000
+    step: CountOrZero | None = None
+
+    def __call__(self) -> None:
+        import numpy as np
+
+        from tasvir import drawing, pictures
+
+        if self.out.suffix != ".npz":
+            raise Refused(f"--out {self.out} must end in .npz.")
+        pictures.check_out(self.out)
+        latents = drawing.Opened(self.run, "encode", self.step).latents(self.pictures, self.number)
+        np.savez_compressed(self.out, latents=latents)
+        print(f"{len(latents)} latents of {latents.shape[1]} numbers in {self.out}")
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Latents (an .npz with `latents` [N,D], as `tasvir encode` writes) to pictures."""
+
+    run: Folder
+    latents: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LATENTS")]
+    out: Path = Path("decoded.png")
+    step: CountOrZero | None = None
+
+    def __call__(self) -> None:
+        from tasvir import drawing, pictures
+
+        pictures.check_out(self.out)
+        opened = drawing.Opened(self.run, "decode", self.step)
+        print(pictures.write(opened.decoded(drawing.read_latents(self.latents, opened.model.latent_size)), self.out))
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """What there is, what each can do, and what it was measured to reach; with a name, its networks and settings."""
+
+    recipe: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="RECIPE")] = None
+    json: bool = False
+    """For programs."""
+
+    def __call__(self) -> None:
+        from tasvir import listing
+
+        print(listing.recipes(self.recipe, self.json))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on its held-out pictures; each number is appended to measurements.jsonl with its passport."""
+
+    run: Folder
+    metrics: tuple[str, ...] = ()
+    """Which; left out, all that the model can be measured by."""
+    number: Number = 10_000
+    """Pictures to measure with, at most."""
+    seed: CountOrZero = 0
+    step: CountOrZero | None = None
+    json: bool = False
+    """For programs."""
+
+    def __call__(self) -> None:
+        from tasvir.metrics import evaluate
+
+        found = evaluate.evaluate(self.run, self.metrics, self.number, self.seed, self.step)
+        if self.json:
+            print(json.dumps(found, indent=1))
+        else:
+            for one in found:
+                print(evaluate.sentence(one))
+
+
+@dataclass(frozen=True)
+class Compare:
+    """One table and one page for several runs; numbers whose passports differ are kept apart, with the reason."""
+
+    runs: Folders
+    out: Path = Path("comparison.html")
+    """The page."""
+    json: bool = False
+    """For programs."""
+
+    def __call__(self) -> None:
+        from tasvir.report import compare
+
+        print(compare.compare(_several(self.runs, 2, "compare"), self.out, self.json))
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page for a run (report.html in its folder), or for several."""
+
+    runs: Folders
+    out: Path | None = None
+    """The page; left out, report.html in the run folder (comparison.html for several)."""
+
+    def __call__(self) -> None:
+        from tasvir.report import page
+
+        folders = _several(self.runs, 1, "report")
+        out = self.out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+        print(page.report(folders, out))
+
+
+def _several(folders: tuple[Path, ...], least: int, command: str) -> tuple[Path, ...]:
+    if len(folders) < least:
+        raise Refused(f"`tasvir {command}` wants at least {least} run folder{'s' if least > 1 else ''}.")
+    return folders

@@ -1,0 +1,199 @@
+"""Settings: frozen dataclasses with ranges, to and from plain values, YAML and the command line. Knows nothing of torch."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+T = typing.TypeVar("T")
+
+
+class Refused(Exception):
+    """What was asked for cannot be done; the message is one or two plain lines for a person. Exit code 2."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may have, both ends included; put beside its type with `Annotated`."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"at least {self.low}"
+        return f"at most {self.high}" if self.low is None else f"from {self.low} to {self.high}"
+
+
+Count = Annotated[int, Range(low=1)]
+CountOrZero = Annotated[int, Range(low=0)]
+Positive = Annotated[float, Range(low=1e-12)]
+NonNegative = Annotated[float, Range(low=0.0)]
+Fraction = Annotated[float, Range(low=0.0, high=1.0)]
+Decay = Annotated[float, Range(low=0.0, high=0.999999)]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How one player descends its losses."""
+
+    name: Literal["adam", "adamw", "rmsprop"] = "adam"
+    """Adam (Kingma and Ba 2015), AdamW (decoupled weight decay), or RMSprop."""
+    learning_rate: NonNegative = 1e-3
+    """Its highest value, after the warmup."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Decay of the first and second moments; RMSprop uses the second as its smoothing constant."""
+    weight_decay: NonNegative = 0.0
+    warmup: CountOrZero = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warmup: stays, or falls to zero at the last step."""
+    clip: NonNegative = 0.0
+    """Largest norm of the player's gradient; 0 leaves it as it is."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop's settings, the same for every recipe."""
+
+    steps: CountOrZero = 10_000
+    """Training ends after this many steps."""
+    batch_size: Count = 64
+    """Pictures in one step, of each process."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where the hardware is fast at it, float16 with loss scaling on older GPUs, else float32."""
+    channels_last: bool = True
+    """Keep channels innermost in memory: faster for most convolutional networks."""
+    compile: bool = False
+    """Compile the networks with torch.compile (the first step then takes a minute or so)."""
+    average: Decay = 0.999
+    """Decay of the exponential moving average of the weights, used for samples and measurements; 0 is off."""
+    log_every: Count = 50
+    """Steps between lines of the log."""
+    sample_every: CountOrZero = 500
+    """Draw the same pictures again every so many steps; 0 draws none."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints."""
+    keep: Count = 2
+    """Newest checkpoints kept."""
+    patience: Count = 20
+    """Updates in a row that may be skipped because a loss or gradient is not finite, before going back."""
+    device: str = "auto"
+    """auto takes the GPU if there is one; or cpu, cuda, cuda:1, mps."""
+    tensorboard: bool = True
+    """Also write TensorBoard events."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from and what becomes of them."""
+
+    source: Annotated[str, tyro.conf.arg(name="data", prefix_name=False)] = "cartoons"
+    """A built-in or torchvision set by name, or the path of a folder or zip of pictures."""
+    size: Annotated[int, Range(low=4, high=4096)] | None = None
+    """Height and width in pixels; left out, the set's own size, or the nearest the model takes."""
+    labels: str | None = None
+    """Which attribute is the class, for sets that have several (cartoons); `none` leaves labels out."""
+    limit: Count | None = None
+    """Use only so many training pictures."""
+    color: Literal["auto", "grey", "rgb"] = "auto"
+    """auto: grey if all pictures are."""
+    flip: bool = False
+    """Show half of the pictures mirrored left to right while training."""
+    root: Path | None = None
+    """Where torchvision's sets lie or are fetched to; left out, TASVIR_DATA or a folder in the user's cache."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What every picture of a set has in common: all that a model must know of its data."""
+
+    channels: int
+    size: int
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything needed to train a run again; `config.yaml` in the run folder."""
+
+    recipe: str
+    seed: int
+    data: DataConfig
+    train: TrainConfig
+    model: Any
+
+
+def flag(path: str) -> str:
+    """The command line's spelling of a setting: `train.batch_size` is `--train.batch-size`."""
+    return "--data" if path == "data.source" else "--" + path.replace("_", "-")
+
+
+def validate(config: Any, path: str = "") -> None:
+    """Raise `Refused` for the first number of a (nested) dataclass that is outside its `Range`."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        where = f"{path}.{field.name}" if path else field.name
+        if dataclasses.is_dataclass(value):
+            validate(value, where)
+        else:
+            _validate_value(value, hints[field.name], where)
+
+
+def _validate_value(value: Any, hint: Any, where: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, tuple):
+        kinds = typing.get_args(hint)
+        for position, item in enumerate(value):
+            _validate_value(item, kinds[0] if kinds[-1] is Ellipsis else kinds[position], where)
+        return
+    if typing.get_origin(hint) is Annotated:
+        for allowed in typing.get_args(hint)[1:]:
+            if isinstance(allowed, Range) and value not in allowed:
+                raise Refused(f"{flag(where)} is {value}; it must be {allowed}.")
+    else:
+        for option in typing.get_args(hint):
+            if typing.get_origin(option) is Annotated:
+                _validate_value(value, option, where)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A dataclass as dictionaries, lists, numbers and strings only."""
+    return _converter().unstructure(config)
+
+
+def from_plain(values: Any, kind: type[T], what: str) -> T:
+    """A dataclass from plain values, checked. Raises `Refused`, naming `what`, for unknown or unfit settings."""
+    from cattrs import transform_error
+
+    try:
+        config = _converter().structure(values, kind)
+    except Exception as error:  # cattrs raises groups of many kinds
+        raise Refused(f"{what} cannot be read: {'; '.join(transform_error(error))[:300]}.") from None
+    validate(config)
+    return config
+
+
+def _converter() -> Any:
+    import cattrs
+
+    converter = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
+    converter.register_unstructure_hook(Path, str)
+    return converter
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """A sentence naming the known words that look most like `word`; empty if none does."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" Perhaps you meant {' or '.join(close)}." if close else ""

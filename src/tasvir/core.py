@@ -1,0 +1,202 @@
+"""The whole vocabulary: Batch, Turn, Player, Model, Recipe, and the abilities that a model can have."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from tasvir.config import DataConfig, OptimizerConfig, Pictures, TrainConfig
+
+
+@dataclass
+class Batch:
+    """Pictures to learn from, with what stands beside them; all on the model's device."""
+
+    image: Tensor
+    """[B,C,H,W] float in [-1,1]: what is learned."""
+    label: Tensor | None = None
+    """[B] int64 class."""
+    source: Tensor | None = None
+    """[B,C',H',W'] float in [-1,1]: picture to translate or enlarge."""
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass
+class Turn:
+    """One optimizer step by one player."""
+
+    player: str
+    """Key of `Model.players()`."""
+    terms: dict[str, Tensor]
+    """Scalar losses; their sum is descended, each is logged."""
+    watch: dict[str, Tensor] = field(default_factory=dict)
+    """Scalars that are only logged."""
+
+
+@dataclass
+class Player:
+    """Whose parameters a turn moves, and how."""
+
+    networks: tuple[nn.Module, ...]
+    optimizer: OptimizerConfig
+    compiled: bool = True
+    """Whether its networks may be compiled; torch.compile cannot differentiate twice (gradient penalties)."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for network in self.networks for p in network.parameters() if p.requires_grad]
+
+
+class Model(nn.Module):
+    """Networks, players and `turns`. A subclass takes its config and a `Pictures`, and adds abilities (below)."""
+
+    sizes = "any size"
+    """In words, the picture sizes that `accepts` says yes to."""
+
+    @staticmethod
+    def accepts(size: int) -> bool:
+        """Whether the model can be built for pictures of this height and width."""
+        return size >= 4
+
+    def __init__(self, config: Any, pictures: Pictures):
+        super().__init__()
+        self.config = config
+        self.pictures = pictures
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def players(self) -> dict[str, Player]:
+        raise NotImplementedError
+
+    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        """The paper's algorithm for one step, as written; each turn is descended before the next is computed."""
+        raise NotImplementedError
+
+
+NoiseKind = Literal["normal", "uniform", "exponential"]
+
+
+def draw_noise(
+    kind: NoiseKind, shape: Sequence[int], generator: torch.Generator | None = None, device: Any = "cpu"
+) -> Tensor:
+    """Independent noise of zero mean and unit variance, float32, of one of three shapes: N(0,1), U(-√3,√3), Exp(1)-1."""
+    if kind == "normal":
+        return torch.randn(*shape, generator=generator, device=device)
+    values = torch.empty(*shape, device=device)
+    if kind == "uniform":
+        return values.uniform_(-(3**0.5), 3**0.5, generator=generator)
+    return values.exponential_(generator=generator) - 1
+
+
+class Noise:
+    """The randomness of some pictures, each from its own seed, so that a picture depends on its seed alone.
+
+    It is drawn on the CPU: the same seed gives the same noise on every device and in every batch.
+    """
+
+    def __init__(self, seeds: Sequence[int], kind: NoiseKind = "normal"):
+        self.seeds = list(seeds)
+        self.kind: NoiseKind = kind
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def draw(self, *shape: int, device: Any = "cpu") -> Tensor:
+        """[N, *shape] float32, zero mean and unit variance; each call goes on where the last one stopped."""
+        return torch.stack([draw_noise(self.kind, shape, generator) for generator in self.generators]).to(device)
+
+
+@runtime_checkable
+class Samples(Protocol):
+    def sample(self, noise: Noise, label: Tensor | None = None) -> Tensor:
+        """[N,C,H,W] float in [-1,1], one picture for each seed of `noise`; `label` is [N] int64."""
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to the same."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    latent_size: int
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to latents [N,D]."""
+        ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    latent_size: int
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents [N,D], standard normal under the prior, to [N,C,H,W] float in [-1,1]."""
+        ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    def bound(self, image: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Terms [N] in nats of a lower bound on the log-likelihood of each picture, their sum under `bound`."""
+        ...
+
+
+ABILITIES: dict[str, type] = {
+    "sample": Samples,
+    "reconstruct": Reconstructs,
+    "encode": Encodes,
+    "decode": Decodes,
+    "bound": Scores,
+}
+
+
+def abilities(model: type[Model] | Model) -> list[str]:
+    """Names of what a model can do."""
+    return [name for name in ABILITIES if callable(getattr(model, name, None))]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a recipe was measured to reach, and how to reach it again."""
+
+    metric: str
+    value: float
+    command: str
+    passport: str
+    """Set and split, number of pictures, step, seed, machine, software, in one line."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model with every default, and what it was measured to reach."""
+
+    summary: str
+    model: type[Model]
+    config: Any
+    """Frozen dataclass: the defaults of `--model.*`."""
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    tiny: Any = None
+    """The same config, small enough for a test."""
+    expect: tuple[Expectation, ...] = ()
+
+    def preset(self, summary: str, expect: tuple[Expectation, ...] = (), train: dict | None = None, **config: Any) -> "Recipe":
+        """This recipe with some settings of its model (and of the loop) changed."""
+        return replace(
+            self,
+            summary=summary,
+            config=replace(self.config, **config),
+            tiny=replace(self.tiny, **config),
+            train=replace(self.train, **(train or {})),
+            expect=expect,
+        )

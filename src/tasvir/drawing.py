@@ -1,0 +1,185 @@
+"""What a trained run can draw: samples, reconstructions, walks, manifolds, scatters. uint8 [N,H,W,C] comes out."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasvir.config import DataConfig, Refused, nearest
+from tasvir.core import ABILITIES, Encodes, Noise, NoiseKind, abilities
+from tasvir.data import Dataset, load, to_float, to_uint8
+from tasvir.runs import Run
+from tasvir.training.precision import choose_device
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Points:
+    """Latents of pictures in the plane."""
+
+    position: np.ndarray
+    """[N,2]"""
+    label: np.ndarray | None
+    """[N] int64 class"""
+    classes: tuple[str, ...]
+    axes: tuple[str, str]
+
+
+class Opened:
+    """A run with its model loaded, in evaluation mode with averaged weights, to draw with."""
+
+    def __init__(self, folder: Path | str | Run, ability: str | None = None, step: int | None = None):
+        self.run = folder if isinstance(folder, Run) else Run.open(folder)
+        self.device = choose_device("auto")
+        self.model, self.step = self.run.load_model(step, device=self.device)
+        if ability and not isinstance(self.model, ABILITIES[ability]):
+            can = ", ".join(abilities(self.model))
+            raise Refused(f"{self.run.config.recipe} cannot {ability}; it can {can}.")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The pictures the run was trained on, as they are now."""
+        return load(DataConfig(**{**vars(self.run.config.data), "size": self.run.pictures.size}))
+
+    @property
+    def held_out(self) -> np.ndarray:
+        return self.dataset.test.images
+
+    def real(self, source: str | None, number: int) -> np.ndarray:
+        """The first `number` held-out pictures, or those of a file, folder, zip or set."""
+        if source is None:
+            return np.asarray(self.held_out[:number])
+        wanted = self.run.pictures
+        color: Literal["grey", "rgb"] = "grey" if wanted.channels == 1 else "rgb"
+        config = DataConfig(source=source, size=wanted.size, color=color, labels="none", root=self.run.config.data.root)
+        found = load(config, minimum=1)
+        both = [split.images for split in (found.train, found.test) if len(split.images)]
+        return np.concatenate([images[:number] for images in both])[:number]
+
+    def labels(self, label: str | None, number: int) -> list[int] | None:
+        """`number` times the class of that name or number. Raises `Refused` if the run knows no such class."""
+        if label is None:
+            return None
+        classes = self.run.pictures.classes
+        if not getattr(self.model, "conditional", False):
+            raise Refused(f"{self.run.config.recipe} does not know classes, so --label {label} has no meaning.")
+        if label in classes:
+            return [classes.index(label)] * number
+        if label.isdigit() and int(label) < len(classes):
+            return [int(label)] * number
+        raise Refused(f"There is no label {label!r}.{nearest(label, classes)}\nThere are {', '.join(classes)}.")
+
+    def samples(self, seeds: Sequence[int], kind: NoiseKind = "normal", labels: list[int] | None = None) -> np.ndarray:
+        """One picture for each seed."""
+        classes = None if labels is None else torch.tensor(labels, device=self.device)
+
+        def draw(rows: slice) -> Tensor:
+            return self.model.sample(Noise(seeds[rows], kind), None if classes is None else classes[rows])
+
+        return _in_batches(draw, len(seeds))
+
+    def reconstructions(self, real: np.ndarray) -> np.ndarray:
+        return _in_batches(lambda rows: self.model.reconstruct(self._tensor(real[rows])), len(real))
+
+    def latents(self, source: str | None, number: int) -> np.ndarray:
+        """[N,D] float32 latents of pictures (see `real`)."""
+        return self._encode(self.real(source, number))
+
+    def decoded(self, latents: np.ndarray) -> np.ndarray:
+        latent = torch.from_numpy(latents).float().to(self.device)
+        return _in_batches(lambda rows: self.model.decode(latent[rows]), len(latent))
+
+    def walks(self, source: str | None, number: int, steps: int, path: str, seed: int) -> np.ndarray:
+        """`number` walks of `steps` pictures, one after another; between pictures if the model encodes."""
+        if isinstance(self.model, Encodes):
+            real = self.real(source, 2 * number)
+            if len(real) < 2:
+                raise Refused("A walk needs at least two pictures.")
+            ends = torch.from_numpy(self._encode(real[: len(real) // 2 * 2]))
+        elif source is not None:
+            raise Refused(f"{self.run.config.recipe} cannot encode pictures; leave them out to walk between random latents.")
+        else:
+            ends = Noise(range(seed, seed + 2 * number)).draw(self.model.latent_size)
+        walked = [PATHS[path](start, end, steps) for start, end in zip(ends[::2], ends[1::2], strict=True)]
+        return self.decoded(torch.cat(walked).numpy())
+
+    def manifold(self, side: int) -> np.ndarray:
+        """side² pictures, rows from the top: latent coordinates at even quantiles of the standard normal prior."""
+        if self.model.latent_size != 2:
+            raise Refused(
+                f"A manifold is of two latent dimensions; {self.run.folder} has {self.model.latent_size}.\n"
+                "Train vae-2d, or any recipe with --model.latent-size 2."
+            )
+        from scipy.stats import norm
+
+        axis = norm.ppf((np.arange(side) + 0.5) / side)
+        across, down = np.meshgrid(axis, axis[::-1])
+        return self.decoded(np.stack([across.ravel(), down.ravel()], axis=1))
+
+    def scatter(self, number: int) -> Points:
+        """Held-out pictures' latents; more than two dimensions are projected onto their two principal components."""
+        latents = self._encode(np.asarray(self.held_out[:number]))
+        axes = ("first latent dimension", "second latent dimension")
+        if latents.shape[1] != 2:
+            centred = latents - latents.mean(0)
+            directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
+            latents, axes = centred @ directions.T, ("first principal component", "second principal component")
+        labels = self.dataset.test.labels
+        return Points(latents, None if labels is None else np.asarray(labels[:number]), self.run.pictures.classes, axes)
+
+    def _encode(self, images: np.ndarray) -> np.ndarray:
+        return _in_batches(lambda rows: self.model.encode(self._tensor(images[rows])), len(images), convert=_as_float)
+
+    def _tensor(self, images: np.ndarray) -> Tensor:
+        return to_float(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+
+
+def linear(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """[steps,D] points on the straight line between two latents [D]."""
+    return torch.lerp(start, end, torch.linspace(0, 1, steps)[:, None])
+
+
+def spherical(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """[steps,D] points between two latents [D], turning at an even rate (Shoemake 1985; White 2016, arXiv 1609.04468).
+
+    Straight where the two point the same or opposite ways and the angle leaves the plane of turning open.
+    """
+    cosine = torch.dot(start, end) / (start.norm() * end.norm()).clamp_min(1e-12)
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    if torch.sin(angle) < 1e-4:
+        return linear(start, end, steps)
+    part = torch.linspace(0, 1, steps)[:, None]
+    return (torch.sin((1 - part) * angle) * start + torch.sin(part * angle) * end) / torch.sin(angle)
+
+
+PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"linear": linear, "spherical": spherical}
+
+
+def read_latents(path: Path, size: int) -> np.ndarray:
+    """`latents` [N,size] of an .npz. Raises `Refused` if there are none of that size."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            latents = np.asarray(arrays["latents"], np.float32)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise Refused(f"{path} cannot be read as an .npz with `latents`: {error}.") from None
+    if latents.ndim != 2 or latents.shape[1] != size:
+        raise Refused(f"{path} has latents of shape {latents.shape}; this run wants (N, {size}).")
+    return latents
+
+
+def _as_float(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
+
+
+@torch.no_grad()
+def _in_batches(
+    draw: Callable[[slice], Tensor], number: int, convert: Callable[[Tensor], np.ndarray] = to_uint8
+) -> np.ndarray:
+    rows: Iterable[slice] = (slice(start, min(start + BATCH, number)) for start in range(0, number, BATCH))
+    return np.concatenate([convert(draw(row)) for row in rows])

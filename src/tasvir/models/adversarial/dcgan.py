@@ -1,0 +1,114 @@
+"""DCGAN (Radford, Metz and Chintala 2016, arXiv 1511.06434), and its networks under other games.
+
+lsgan: Mao et al. 2017, arXiv 1611.04076. wgan: Arjovsky et al. 2017, arXiv 1701.07875. wgan-gp: Gulrajani et al. 2017,
+arXiv 1704.00028.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from tasvir.config import Count, OptimizerConfig, Pictures, TrainConfig
+from tasvir.core import NoiseKind, Recipe
+from tasvir.losses.games import GameConfig
+from tasvir.models.adversarial.gan import GAN
+from tasvir.nn.convolutional import NORMS, halvings
+
+
+@dataclass(frozen=True)
+class DCGANConfig:
+    latent_size: Count = 100
+    noise: NoiseKind = "normal"
+    """What the latent is drawn from while training; always zero mean and unit variance."""
+    width: Count = 1024
+    """Channels of the 4×4 maps, where both networks are widest; each doubling of the size halves them."""
+    discriminator_norm: Literal["batch", "layer", "none"] = "batch"
+    """A gradient penalty is of single pictures and forbids batch norm."""
+    game: GameConfig = GameConfig()
+    generator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
+    discriminator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
+
+
+class DCGAN(GAN):
+    sizes = "8, 16, 32, 64, 128, 256 px, and 28 or 56"
+
+    @staticmethod
+    def accepts(size: int) -> bool:
+        return size in (8, 16, 32, 64, 128, 256, 28, 56)
+
+    def networks(self, config: DCGANConfig, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
+        generator, discriminator = convolutional_generator(config, pictures), convolutional_discriminator(config, pictures)
+        for network in (generator, discriminator):
+            network.apply(initialize)
+        return generator, discriminator
+
+
+def stages(config: DCGANConfig, pictures: Pictures) -> tuple[list[int], list[int]]:
+    """Picture sizes from 4 px up, and the channels at each size but the last."""
+    sizes = halvings(pictures.size)[::-1]
+    return sizes, [max(1, config.width >> doubling) for doubling in range(len(sizes) - 1)]
+
+
+def convolutional_generator(config: DCGANConfig, pictures: Pictures) -> nn.Module:
+    """[B,D] → [B,C,S,S] in [-1,1]; the latent becomes 4×4 maps, then every layer doubles the size."""
+    sizes, widths = stages(config, pictures)
+    layers: list[nn.Module] = [
+        nn.Unflatten(1, (config.latent_size, 1, 1)),
+        nn.ConvTranspose2d(config.latent_size, widths[0], sizes[0], bias=False),
+    ]
+    for size, before, after in zip(sizes[1:], widths, [*widths[1:], pictures.channels], strict=True):
+        layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
+        layers += [nn.ConvTranspose2d(before, after, 4 - size % 2, stride=2, padding=1, bias=False)]
+    return nn.Sequential(*layers, nn.Tanh())
+
+
+def convolutional_discriminator(config: DCGANConfig, pictures: Pictures) -> nn.Module:
+    """[B,C,S,S] → scores [B]; every layer halves the size down to 4×4. No norm on the first layer, as published."""
+    sizes, widths = stages(config, pictures)
+    layers: list[nn.Module] = []
+    before = pictures.channels
+    for size, after in zip(sizes[:0:-1], widths[::-1], strict=True):
+        layers += [nn.Conv2d(before, after, 4 - size % 2, stride=2, padding=1, bias=False)]
+        layers += [NORMS[config.discriminator_norm](after)] if before != pictures.channels else []
+        layers += [nn.LeakyReLU(0.2, inplace=True)]
+        before = after
+    return nn.Sequential(*layers, nn.Conv2d(before, 1, sizes[0], bias=False), nn.Flatten(0))
+
+
+def initialize(layer: nn.Module) -> None:
+    """Weights from N(0, 0.02²), norms' scales from N(1, 0.02²), as in section 4 and the authors' code."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(layer.weight, 0.0, 0.02)
+    elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
+        nn.init.normal_(layer.weight, 1.0, 0.02)
+
+
+DCGAN_RECIPE = Recipe(
+    summary="DCGAN: convolutional GAN with batch norm.",
+    model=DCGAN,
+    config=DCGANConfig(),
+    tiny=DCGANConfig(latent_size=4, width=16),
+    train=TrainConfig(steps=10_000),
+)
+
+RMSPROP = OptimizerConfig(name="rmsprop", learning_rate=5e-5, betas=(0.0, 0.99))
+PENALIZED = OptimizerConfig(learning_rate=1e-4, betas=(0.0, 0.9))
+
+RECIPES = {
+    "dcgan": DCGAN_RECIPE,
+    "lsgan": DCGAN_RECIPE.preset("DCGAN's networks, least-squares game.", game=GameConfig("least-squares")),
+    "wgan": DCGAN_RECIPE.preset(
+        "DCGAN's networks, Wasserstein game with weight clipping.",
+        game=GameConfig("wasserstein-clipping"),
+        generator=RMSPROP,
+        discriminator=RMSPROP,
+    ),
+    "wgan-gp": DCGAN_RECIPE.preset(
+        "DCGAN's networks, Wasserstein game with gradient penalty.",
+        game=GameConfig("wasserstein-penalty"),
+        discriminator_norm="layer",
+        generator=PENALIZED,
+        discriminator=PENALIZED,
+    ),
+}

@@ -1,0 +1,68 @@
+"""The autoencoder (Hinton and Salakhutdinov 2006, doi 10.1126/science.1127647), convolutional."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from tasvir.config import Count, OptimizerConfig, Pictures, Positive, TrainConfig
+from tasvir.core import Batch, Model, Player, Recipe, Turn
+from tasvir.losses.likelihoods import LIKELIHOODS, LikelihoodName
+from tasvir.nn.convolutional import Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    latent_size: Count = 64
+    widths: tuple[Count, ...] = (32, 64, 128, 256, 256)
+    """Channels of each stride-2 convolution, outermost first; as many are used as the size has halvings."""
+    norm: Literal["batch", "layer", "none"] = "batch"
+    reconstruction: LikelihoodName = "mse"
+    """What is descended for pixels in [0,1]; see losses/likelihoods.py."""
+    scale: Positive = 1000.0
+    """The standard deviation of `gaussian`, or the weight of `mse`."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
+
+
+class Autoencoder(Model):
+    sizes = "multiples of 4 from 8 px up"
+    latent_size: int
+
+    @staticmethod
+    def accepts(size: int) -> bool:
+        return size >= 8 and size % 4 == 0
+
+    def __init__(self, config: AutoencoderConfig, pictures: Pictures):
+        super().__init__(config, pictures)
+        self.latent_size = config.latent_size
+        self.encoder = Encoder(pictures.channels, pictures.size, config.widths, config.latent_size, config.norm)
+        self.decoder = Decoder(config.latent_size, pictures.channels, pictures.size, config.widths, config.norm)
+
+    def players(self) -> dict[str, Player]:
+        return {"autoencoder": Player((self.encoder, self.decoder), self.config.optimizer)}
+
+    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        logits = self.decoder(self.encoder(batch.image)).float()
+        loss = LIKELIHOODS[self.config.reconstruction].loss(logits, (batch.image + 1) / 2, self.config.scale)
+        yield Turn("autoencoder", {"reconstruction": loss.mean()})
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.encoder(image).float()
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.decoder(latent).float().sigmoid() * 2 - 1
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        return self.decode(self.encode(image))
+
+
+AE = Recipe(
+    summary="Autoencoder: a convolutional bottleneck, no prior.",
+    model=Autoencoder,
+    config=AutoencoderConfig(),
+    tiny=replace(AutoencoderConfig(), latent_size=4, widths=(4, 8)),
+    train=TrainConfig(steps=6000),
+)
+
+RECIPES = {"ae": AE}

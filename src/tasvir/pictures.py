@@ -1,0 +1,95 @@
+"""Pictures going out: grids, files and films. Pictures are uint8 [N,H,W,C] with one or three channels here."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tasvir.config import Refused
+
+
+def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, least: int = 1) -> Image.Image:
+    """All pictures in rows on white, `columns` wide (about a square if left out), each at least `least` px high.
+
+    Small pictures are enlarged by a whole factor, so that their pixels stay what they are.
+    """
+    factor = max(1, math.ceil(least / images.shape[1]))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    number, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(number))
+    rows = math.ceil(number / columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for position, image in enumerate(images):
+        top, left = gap + position // columns * (height + gap), gap + position % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return to_pil(sheet)
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """[H,W,C] uint8 to a Pillow picture, grey or RGB."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def interleave(*sets: np.ndarray) -> np.ndarray:
+    """Sets of N pictures each: the first of every set, then the second …; [N·sets,H,W,C]."""
+    return np.stack(sets, axis=1).reshape(-1, *sets[0].shape[1:])
+
+
+FILMS = {".gif": "GIF", ".webp": "WEBP"}
+
+
+def check_out(out: Path) -> None:
+    """Raise `Refused` if `out` is neither a known kind of file nor a folder, or cannot be written."""
+    known = (".png", ".npz", *FILMS)
+    if out.suffix and out.suffix.lower() not in known and not out.is_dir():
+        raise Refused(f"--out {out} ends in {out.suffix}; pictures are written as {', '.join(known)}, or into a folder.")
+    try:
+        (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
+        probe = (out.parent if out.suffix else out) / ".tasvir-can-write"
+        probe.touch()
+        probe.unlink()
+        if out.suffix and out.is_dir():
+            raise Refused(f"--out {out} is a folder.")
+    except OSError as error:
+        raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
+
+
+def write(
+    images: np.ndarray,
+    out: Path,
+    *,
+    columns: int | None = None,
+    labels: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    classes: Sequence[str] = (),
+) -> str:
+    """Write pictures by the ending of `out`: .png one grid, .npz arrays, .gif or .webp a film, else a folder of PNGs.
+
+    Returns a sentence about what was written. Raises `Refused` if it cannot be.
+    """
+    check_out(out)
+    kind = out.suffix.lower()
+    try:
+        if kind == ".png":
+            grid(images, columns).save(out)
+        elif kind == ".npz":
+            extra = {} if labels is None else {"labels": np.asarray(labels, np.int64)}
+            np.savez_compressed(out, images=images, **extra)
+        elif kind in FILMS:
+            frames = [to_pil(image) for image in images]
+            frames[0].save(out, FILMS[kind], save_all=True, append_images=frames[1:], duration=100, loop=0)
+        else:
+            with (out / "index.csv").open("w", newline="") as file:
+                table = csv.writer(file)
+                table.writerow(["file", "label", "seed"])
+                for position, image in enumerate(images):
+                    name = f"{position:06d}.png"
+                    to_pil(image).save(out / name)
+                    label = "" if labels is None else (classes[labels[position]] if classes else labels[position])
+                    table.writerow([name, label, "" if seeds is None else seeds[position]])
+    except OSError as error:
+        raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
+    return f"{len(images)} pictures of {images.shape[2]}×{images.shape[1]} px in {out}"

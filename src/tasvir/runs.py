@@ -1,0 +1,332 @@
+"""The run folder: config, checkpoints, log, pictures, measurements. Written so that a kill at any instant loses nothing.
+
+Weights are safetensors and everything else is YAML or JSON: reading a run executes nothing.
+"""
+
+import errno
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import yaml
+
+from tasvir import __version__
+from tasvir.config import (
+    DataConfig,
+    Pictures,
+    Refused,
+    RunConfig,
+    TrainConfig,
+    flag,
+    from_plain,
+    to_plain,
+)
+from tasvir.models import recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasvir.core import Model
+
+FORMAT = 1
+
+
+class OutOfSpace(Exception):
+    """A checkpoint could not be written; the message says what is left."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One folder below `checkpoints/`, named after its step."""
+
+    folder: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.folder.name)
+
+    def state(self) -> dict[str, Any]:
+        return json.loads((self.folder / "state.json").read_text())
+
+    def tensors(self, file: str) -> dict[str, "Tensor"]:
+        """All tensors of `model.safetensors` or `optimizer.safetensors`, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / file)
+
+    def fault(self) -> str | None:
+        """Why this checkpoint cannot be read, or None if its files are whole."""
+        try:
+            for file, size in self.state()["files"].items():
+                if (self.folder / file).stat().st_size != size:
+                    return f"{file} was cut short"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return "state.json cannot be read"
+        return None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, open: what it was made with, and its files."""
+
+    folder: Path
+    config: RunConfig
+    pictures: Pictures
+    dataset: dict[str, Any]
+    """What was trained on: name, content hashes, counts, notes."""
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig, pictures: Pictures, dataset: dict[str, Any]) -> "Run":
+        """Make the folder and write its config. Raises `Refused` if it holds anything already or cannot be written."""
+        if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            hint = f"`tasvir resume {folder}` goes on with it" if (folder / "config.yaml").exists() else "it is not empty"
+            raise Refused(f"{folder} exists already: {hint}; choose another --out to begin anew.")
+        run = cls(folder, config, pictures, dataset)
+        try:
+            run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            (folder / "samples").mkdir(exist_ok=True)
+            run.write_config()
+        except OSError as error:
+            raise Refused(f"{folder} cannot be written: {error.strerror or error}.") from None
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Run":
+        """Read a run's config. Raises `Refused` if the folder is no run or its config is damaged."""
+        folder = Path(folder)
+        file = folder / "config.yaml"
+        if not file.is_file():
+            what = "is not a run folder: it has no config.yaml" if folder.is_dir() else "does not exist"
+            raise Refused(f"{folder} {what}.\nA run folder is what `tasvir train` makes.")
+        try:
+            plain = yaml.safe_load(file.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise Refused(f"{file} cannot be read: {str(error).splitlines()[0]}.") from None
+        wanted = ("format", "recipe", "seed", "data", "train", "model", "pictures", "dataset")
+        if not isinstance(plain, dict) or not all(key in plain for key in wanted):
+            raise Refused(f"{file} is not the config of a run, or was cut short.")
+        if plain["format"] > FORMAT:
+            raise Refused(f"{folder} was written by a newer tasvir ({plain.get('tasvir')}); this is {__version__}.")
+        config = RunConfig(
+            recipe=plain["recipe"],
+            seed=int(plain["seed"]),
+            data=from_plain(plain["data"], DataConfig, f"{file}, data"),
+            train=from_plain(plain["train"], TrainConfig, f"{file}, train"),
+            model=from_plain(plain["model"], type(recipe(plain["recipe"]).config), f"{file}, model"),
+        )
+        return cls(folder, config, from_plain(plain["pictures"], Pictures, f"{file}, pictures"), plain["dataset"])
+
+    def write_config(self) -> None:
+        plain = {
+            "format": FORMAT,
+            "tasvir": __version__,
+            **to_plain(self.config),
+            "model": to_plain(self.config.model),
+            "pictures": to_plain(self.pictures),
+            "dataset": self.dataset,
+        }
+        write_whole(self.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def command(self) -> str:
+        """The command line that trains this run again: the recipe and every setting that is not its default."""
+        words = ["tasvir", "train", self.config.recipe, "--data", self.config.data.source]
+        default = recipe(self.config.recipe)
+        for section, ours, theirs in (
+            ("data", self.config.data, default.data),
+            ("train", self.config.train, default.train),
+            ("model", self.config.model, default.config),
+        ):
+            for path, value, usual in _leaves(section, to_plain(ours), to_plain(theirs)):
+                if value != usual and path != "data.source":
+                    words += _as_flag(path, value)
+        return shlex.join([*words, "--seed", str(self.config.seed), "--out", str(self.folder)])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one training. Raises `Refused` if another training has it; a kill lets go of it."""
+        lock = filelock.FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise Refused(f"Another training is running in {self.folder}.\nWait for it, or choose another --out.") from None
+        except OSError as error:
+            raise Refused(f"{self.folder} cannot be written: {error.strerror or error}.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All whole checkpoints, oldest first."""
+        return [checkpoint for checkpoint in self._all_checkpoints() if checkpoint.fault() is None]
+
+    def latest(self) -> Checkpoint:
+        """The newest whole checkpoint. Raises `Refused` if there is none."""
+        whole = self.checkpoints()
+        if not whole:
+            faults = [f"{checkpoint.step}: {checkpoint.fault()}" for checkpoint in self._all_checkpoints()]
+            why = f" ({'; '.join(faults)})" if faults else ""
+            raise Refused(f"{self.folder} has no checkpoint that can be read{why}.")
+        return whole[-1]
+
+    def damaged(self) -> list[str]:
+        """A sentence for each checkpoint that cannot be read."""
+        return [f"Checkpoint {c.step} is damaged: {c.fault()}." for c in self._all_checkpoints() if c.fault()]
+
+    def _all_checkpoints(self) -> list[Checkpoint]:
+        if not self.checkpoint_folder.is_dir():
+            return []
+        return [Checkpoint(folder) for folder in sorted(self.checkpoint_folder.iterdir()) if folder.name.isdigit()]
+
+    def save(self, step: int, files: dict[str, dict[str, "Tensor"]], state: dict[str, Any]) -> Checkpoint:
+        """Write a checkpoint aside, sync it, and rename it into place; then drop all but the newest `train.keep`.
+
+        Raises `OutOfSpace` if it could not be written; the checkpoints before it are as they were.
+        """
+        from safetensors.torch import save
+
+        target = self.checkpoint_folder / f"{step:08d}"
+        partial = self.checkpoint_folder / f".{step:08d}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            sizes = {}
+            for file, tensors in files.items():
+                content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+                _write_synced(partial / file, content)
+                sizes[file] = len(content)
+            plain = {"format": FORMAT, "tasvir": __version__, "step": step, **state, "files": sizes}
+            _write_synced(partial / "state.json", json.dumps(plain, indent=1).encode())
+            _sync_folder(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            _sync_folder(self.checkpoint_folder)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            kept = self.checkpoints()
+            raise OutOfSpace(
+                f"The checkpoint of step {step} could not be written to {self.folder}: "
+                f"{'the disk is full' if full else error.strerror or error}.\n"
+                + (f"Checkpoint {kept[-1].step} is whole; `tasvir resume {self.folder}` goes on from it." if kept else "")
+            ) from None
+        for old in self.checkpoints()[: -self.config.train.keep]:
+            if old.folder != (self.folder / "best").resolve():
+                shutil.rmtree(old.folder, ignore_errors=True)
+        return Checkpoint(target)
+
+    def load_model(self, step: int | None = None, averaged: bool = True, device: Any = "cpu") -> tuple["Model", int]:
+        """The model in evaluation mode with the weights of a checkpoint (the newest), and its step.
+
+        `averaged` takes the averaged weights if the run keeps them. Raises `Refused` if there is no such checkpoint.
+        """
+        checkpoint = self.latest()
+        if step is not None:
+            found = [c for c in self.checkpoints() if c.step == step]
+            if not found:
+                kept = ", ".join(str(c.step) for c in self.checkpoints())
+                raise Refused(f"{self.folder} has no checkpoint of step {step}; there are {kept}.")
+            checkpoint = found[0]
+        model = recipe(self.config.recipe).model(self.config.model, self.pictures)
+        tensors = self.read(checkpoint, "model.safetensors")
+        prefix = "average." if averaged and any(name.startswith("average.") for name in tensors) else "model."
+        weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise Refused(f"{checkpoint.folder} does not fit the config of its run: {str(error).splitlines()[1]}") from None
+        return model.to(device).eval().requires_grad_(False), checkpoint.step
+
+    def read(self, checkpoint: Checkpoint, file: str) -> dict[str, "Tensor"]:
+        """Tensors of a checkpoint. Raises `Refused` if the file is damaged."""
+        from safetensors import SafetensorError
+
+        try:
+            return checkpoint.tensors(file)
+        except (SafetensorError, OSError) as error:
+            raise Refused(f"{checkpoint.folder / file} cannot be read: {error}.") from None
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to `log.jsonl`."""
+        append(self.folder / "log.jsonl", line)
+
+    def lines(self, file: str = "log.jsonl") -> list[dict[str, Any]]:
+        """All whole lines of `log.jsonl` or `measurements.jsonl`; a last line cut short by a kill is left out."""
+        path = self.folder / file
+        lines = []
+        for text in path.read_text().splitlines() if path.exists() else []:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def forget_after(self, step: int) -> None:
+        """Drop log lines and sample pictures of steps after `step`: training goes on from there."""
+        kept = [line for line in self.lines() if line.get("step", 0) <= step]
+        write_whole(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        for picture in (self.folder / "samples").glob("*.png"):
+            if picture.name[:8].isdigit() and int(picture.name[:8]) > step:
+                picture.unlink()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old or the new one, whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    _write_synced(partial, text.encode())
+    partial.replace(path)
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Append one JSON line."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _leaves(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, dict):
+        for key, value in ours.items():
+            yield from _leaves(f"{path}.{key}", value, theirs[key])
+    else:
+        yield path, ours, theirs
+
+
+def _as_flag(path: str, value: Any) -> list[str]:
+    name = flag(path)
+    if isinstance(value, bool):
+        head, _, last = name.rpartition(".")
+        return [name if value else f"{head}.no-{last.removeprefix('--')}"]
+    return [name, *(str(item) for item in (value if isinstance(value, list) else [value]))]

@@ -1,0 +1,88 @@
+"""What goes wrong in training, noticed while it runs and said in words, with what to try."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A watched value that is bad for some logged steps in a row means trouble."""
+
+    series: str
+    """Name of the value in the log, with or without the player before it."""
+    bad: Callable[[float], bool]
+    lines: int
+    """Logged lines in a row before it is said."""
+    sentence: str
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "won",
+        lambda share: share > 0.9,
+        5,
+        "The discriminator has won: its loss has been near zero for long, so the generator learns nothing from it. "
+        "Try a lower --model.discriminator.learning-rate, --model.game.r1 1, or the game hinge or wasserstein-penalty.",
+    ),
+    Rule(
+        "kl_per_dimension",
+        lambda nats: nats < 1e-3,
+        5,
+        "The posterior has collapsed: the latent says almost nothing about the picture. "
+        "Try a lower --model.beta, a smaller --model.latent-size, or longer training.",
+    ),
+    Rule(
+        "active_units",
+        lambda units: units < 1,
+        5,
+        "No latent unit is active: every picture is encoded alike. Try a lower --model.beta.",
+    ),
+    Rule(
+        "sample_diversity",
+        lambda ratio: ratio < 0.1,
+        1,
+        "The samples are all alike (mode collapse): they differ by less than a tenth of what real pictures do. "
+        "Try a lower learning rate, another --model.game.name, or an earlier checkpoint.",
+    ),
+    Rule(
+        "skipped",
+        lambda updates: updates > 0,
+        1,
+        "Updates were skipped because a loss or gradient was not finite. "
+        "If it goes on, try a lower learning rate, --model.*.clip 1, or --train.precision float32.",
+    ),
+)
+
+
+@dataclass
+class Health:
+    """Which rules have been bad for how many logged lines in a row; a rule speaks once until it is well again."""
+
+    streaks: dict[str, int] = field(default_factory=dict)
+
+    def check(self, values: dict[str, float]) -> list[str]:
+        """Sentences for what has just become bad. `values` are a log line's numbers, keyed `player/series` or `series`."""
+        said = []
+        for rule in RULES:
+            found = [value for name, value in values.items() if name.rpartition("/")[2] == rule.series]
+            if not found:
+                continue
+            streak = self.streaks.get(rule.series, 0) + 1 if any(rule.bad(value) for value in found) else 0
+            self.streaks[rule.series] = streak
+            if streak == rule.lines:
+                said.append(rule.sentence)
+        return said
+
+
+def sample_diversity(samples: np.ndarray, real: np.ndarray) -> float:
+    """Mean distance between samples over that between real pictures; both uint8 [N,H,W,C]. 1 is as varied as real."""
+    return _mean_distance(samples) / max(_mean_distance(real), 1e-12)
+
+
+def _mean_distance(images: np.ndarray) -> float:
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    differences = flat[:, None] - flat[None]
+    distances = np.sqrt(np.square(differences).sum(-1))
+    return float(distances.sum() / max(1, len(flat) * (len(flat) - 1)))

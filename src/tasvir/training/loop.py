@@ -1,0 +1,224 @@
+"""The loop: one function that trains every family, keeps the run folder up to date, and can be stopped at any instant."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasvir import pictures
+from tasvir.core import Noise, Reconstructs, Samples
+from tasvir.data.batches import Batches, pictures_of, to_uint8
+from tasvir.models import recipe
+from tasvir.runs import Run
+from tasvir.training import processes
+from tasvir.training.health import Health, sample_diversity
+from tasvir.training.precision import autocast, choose_device
+from tasvir.training.progress import Reporter
+from tasvir.training.state import State, mixed_seed, summary
+
+if TYPE_CHECKING:
+    from tasvir.data import Dataset
+
+SHOWN = 64
+"""Samples drawn at every showing, from seeds 0 to 63."""
+
+
+class Stopped(Exception):
+    """Training cannot go on; the message says why and what to try."""
+
+
+def train(run: Run, dataset: "Dataset") -> Literal["done", "interrupted"]:
+    """Train a run from its newest checkpoint, or from nothing, to `train.steps`.
+
+    Raises `Stopped` if losses stay non-finite, `OutOfSpace` if a checkpoint cannot be written.
+    """
+    settings, seed = run.config.train, run.config.seed
+    device = choose_device(settings.device)
+    torch.manual_seed(mixed_seed(seed))
+    state = State(recipe(run.config.recipe).model(run.config.model, run.pictures), run, device)
+    if run.checkpoints():
+        state.load(run.latest())
+    if settings.compile:
+        state.compile()
+    batches = Batches(
+        dataset,
+        settings.batch_size,
+        seed,
+        device,
+        flip=run.config.data.flip,
+        channels_last=settings.channels_last,
+        rank=processes.rank(),
+        processes=processes.count(),
+    )
+    writer = processes.is_writer()
+    reporter = Reporter(state.step, settings.steps, settings.batch_size * processes.count(), loud=writer)
+    keeper = Keeper(run, state, dataset, reporter) if writer else None
+    try:
+        with interruption() as asked:
+            if state.step == 0:
+                state.save()
+                if keeper:
+                    keeper.show()
+            while state.step < settings.steps:
+                verdict = _advance(state, batches, keeper, asked)
+                if verdict == "interrupted":
+                    return "interrupted"
+                if verdict == "not finite":
+                    _go_back(state, reporter)
+            return "done"
+    finally:
+        reporter.close()
+        if keeper:
+            keeper.close()
+
+
+def _advance(state: State, batches: Batches, keeper: "Keeper | None", asked: list[int]) -> str:
+    """Train on until the end, an interruption, or too many skipped updates; says which."""
+    settings = state.run.config.train
+    meter = Meter()
+    for step, batch in batches.iterate(state.step, settings.steps):
+        meter.add(state.advance(batch))
+        done = step + 1
+        stopping = asked if processes.count() == 1 else ()
+        last = done == settings.steps
+        if done % settings.log_every == 0 or last:
+            if processes.any_of(bool(state.longest_row >= settings.patience), state.device):
+                return "not finite"
+            if processes.any_of(bool(asked), state.device):
+                stopping = (1,)
+            if keeper:
+                keeper.log(meter.means())
+            meter = Meter()
+        due = last or stopping or done % settings.checkpoint_every == 0
+        if due and (last or stopping or not processes.any_of(bool(state.skipped_in_row > 0), state.device)):
+            state.save()
+        if keeper and settings.sample_every and (last or done % settings.sample_every == 0):
+            keeper.show()
+        if stopping and not last:
+            return "interrupted"
+    return "done"
+
+
+def _go_back(state: State, reporter: Reporter) -> None:
+    """Load the last checkpoint with a third of the learning rate; the second time, stop."""
+    patience, again = state.run.config.train.patience, state.rate_factor < 1
+    what = f"{patience} updates in a row were not finite (NaN or infinite loss or gradient)"
+    if again or not state.run.checkpoints():
+        raise Stopped(
+            f"Training stopped at step {state.step}: {what}, also after going back with a lower learning rate.\n"
+            "Try a lower learning rate, gradient clipping (--model.*.clip 1), or --train.precision float32."
+        )
+    broken = state.step
+    state.load(state.run.latest())
+    state.rate_factor = 1 / 3
+    sentence = f"{what} by step {broken}: went back to step {state.step} with a third of the learning rate."
+    reporter.say(sentence)
+    reporter.restart(state.step)
+    if processes.is_writer():
+        state.run.log({"step": state.step, "health": [sentence]})
+
+
+class Meter:
+    """Means of scalars that stay on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        if not self.sums:
+            return {}
+        totals = torch.stack(list(self.sums.values())).tolist()
+        return {name: total / self.counts[name] for (name, total) in zip(self.sums, totals, strict=True)}
+
+
+class Keeper:
+    """What the writing process does besides training: log lines, TensorBoard, pictures, health."""
+
+    def __init__(self, run: Run, state: State, dataset: "Dataset", reporter: Reporter):
+        self.run, self.state, self.reporter = run, state, reporter
+        self.health = Health()
+        self.events = None
+        self.began = time.monotonic()
+        self.test = dataset.test if len(dataset.test.images) else dataset.train
+        self.held_out = pictures_of(self.test, range(min(16, len(self.test.images))), state.device)
+        run.forget_after(state.step)
+
+    def log(self, means: dict[str, float]) -> None:
+        """One line of log.jsonl, the same to TensorBoard and the screen, and the health rules on it."""
+        skipped = float(self.state.skipped)
+        speed = self.reporter.update(self.state.step, summary(means))
+        said = self.health.check({**means, "skipped": skipped})
+        line = {"step": self.state.step, "pictures_per_second": round(speed, 2), **means, "skipped": skipped}
+        self.run.log({**line, **({"health": said} if said else {})})
+        for sentence in said:
+            self.reporter.say(sentence)
+        if self.run.config.train.tensorboard:
+            for name, value in line.items():
+                if name != "step":
+                    self._events().add_scalar(name, value, self.state.step)
+
+    def show(self) -> None:
+        """The same seeds and the same held-out pictures, every time."""
+        model, step = self.state.drawn, self.state.step
+        training = model.training
+        model.eval()
+        folder = self.run.folder / "samples"
+        with torch.no_grad(), autocast(self.state.device, self.state.dtype):
+            if isinstance(model, Samples):
+                drawn = to_uint8(model.sample(Noise(range(SHOWN))))
+                pictures.grid(drawn, least=28).save(folder / f"{step:08d}.png")
+                self._check_diversity(drawn)
+            if isinstance(model, Reconstructs):
+                real = self.held_out.image
+                pairs = pictures.interleave(to_uint8(real), to_uint8(model.reconstruct(real)))
+                name = f"{step:08d}-reconstructions.png" if isinstance(model, Samples) else f"{step:08d}.png"
+                pictures.grid(pairs, columns=8, least=28).save(folder / name)
+        model.train(training)
+
+    def _check_diversity(self, drawn: np.ndarray) -> None:
+        if self.state.step:
+            ratio = sample_diversity(drawn, np.asarray(self.test.images[:SHOWN]))
+            said = self.health.check({"sample_diversity": ratio})
+            self.run.log({"step": self.state.step, "sample_diversity": ratio, **({"health": said} if said else {})})
+            for sentence in said:
+                self.reporter.say(sentence)
+
+    def _events(self):  # type: ignore[no-untyped-def]
+        if self.events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(self.run.folder / "events"), purge_step=self.state.step)
+        return self.events
+
+    def close(self) -> None:
+        if self.events is not None:
+            self.events.close()
+
+
+@contextmanager
+def interruption() -> Iterator[list[int]]:
+    """While inside, Ctrl-C and SIGTERM fill the yielded list instead of ending the process; a second Ctrl-C ends it."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,59 @@
+"""What a person sees while training runs: a live line in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class Reporter:
+    """Steps per second, pictures per second, time left and the losses. Silent in all processes but the writer."""
+
+    def __init__(self, start: int, steps: int, batch_size: int, loud: bool):
+        self.step, self.steps, self.batch_size, self.loud = start, steps, batch_size, loud
+        self.console = Console(stderr=True)
+        self.mark = (start, time.monotonic())
+        self.rate = 0.0
+        self.bar: Progress | None = None
+        if loud and self.console.is_terminal:
+            columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task("first step …", total=steps, completed=start)
+            self.bar.start()
+
+    def update(self, step: int, values: Mapping[str, float]) -> float:
+        """After `step` steps, with the mean losses since the last call. Returns pictures per second since then."""
+        now = time.monotonic()
+        since, then = self.mark
+        self.rate = (step - since) / max(now - then, 1e-9)
+        self.mark = (step, now)
+        left = (self.steps - step) / self.rate if self.rate > 0 else 0
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        text = (
+            f"step {step}/{self.steps}  {self.rate:.3g} steps/s  {self.rate * self.batch_size:.4g} pictures/s  "
+            f"{_duration(left)} left  {losses}"
+        )
+        if self.bar:
+            self.bar.update(self.task, completed=step, description=text)
+        elif self.loud:
+            print(text, file=sys.stderr, flush=True)
+        return self.rate * self.batch_size
+
+    def restart(self, step: int) -> None:
+        self.mark = (step, time.monotonic())
+
+    def say(self, sentence: str) -> None:
+        if self.loud:
+            self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
