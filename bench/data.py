@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,6 +58,11 @@ def theirs(folder: Path) -> Iterator[torch.Tensor]:
             yield images
 
 
+def draw(stream: Iterator[torch.Tensor], count: int) -> None:
+    for _ in range(count):  # each batch is dropped before the next is made, as in training
+        next(stream)
+
+
 def milliseconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
@@ -77,15 +83,16 @@ def main() -> None:
         opening = milliseconds(lambda: load(DataConfig(source=str(folder), size=SIZE)))
         streams = {"tasvir, packed": ours(folder), f"ImageFolder, {WORKERS} workers": theirs(folder)}
         for stream in streams.values():  # start the workers
-            for _ in range(BATCHES):
-                next(stream)
+            draw(stream, BATCHES)
         taken: dict[str, list[float]] = {name: [] for name in streams}
         for _ in range(ROUNDS):
             for name, stream in streams.items():
                 time.sleep(0.3)  # the workers fill their queue and rest: four batches of a head start for them
-                taken[name].append(milliseconds(lambda: [next(stream) for _ in range(BATCHES)]) / BATCHES)  # noqa: B023
+                taken[name].append(milliseconds(partial(draw, stream, BATCHES)) / BATCHES)
         medians = {name: statistics.median(values) for name, values in taken.items()}
-        print(f"{BATCH} pictures of {SIZE}x{SIZE}, {ROUNDS} rounds of {BATCHES} batches in turns, {os.cpu_count()} cores, 1 thread each")
+        print(
+            f"{BATCH} pictures of {SIZE}x{SIZE}, {ROUNDS} rounds of {BATCHES} batches in turns, {os.cpu_count()} cores, 1 thread each"
+        )
         print(f"packing once {packing:.0f} ms, opening again {opening:.1f} ms\n")
         print(f"{'':28}{'ms a batch':>12}{'least':>9}{'most':>9}")
         for name, values in taken.items():

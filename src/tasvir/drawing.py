@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tasvir.config import DataConfig, Refused, nearest
 from tasvir.core import ABILITIES, Encodes, Noise, NoiseKind, abilities
-from tasvir.data import Dataset, load, to_float, to_uint8
+from tasvir.data import Dataset, load
+from tasvir.data.batches import to_float, to_uint8
 from tasvir.runs import Run
 from tasvir.training.precision import choose_device
 
@@ -85,7 +86,7 @@ class Opened:
         return _in_batches(draw, len(seeds))
 
     def reconstructions(self, real: np.ndarray) -> np.ndarray:
-        return _in_batches(lambda rows: self.model.reconstruct(self._tensor(real[rows])), len(real))
+        return _in_batches(lambda rows: self.model.reconstruct(self.tensor(real[rows])), len(real))
 
     def latents(self, source: str | None, number: int) -> np.ndarray:
         """[N,D] float32 latents of pictures (see `real`)."""
@@ -134,10 +135,11 @@ class Opened:
         return Points(latents, None if labels is None else np.asarray(labels[:number]), self.run.pictures.classes, axes)
 
     def _encode(self, images: np.ndarray) -> np.ndarray:
-        return _in_batches(lambda rows: self.model.encode(self._tensor(images[rows])), len(images), convert=_as_float)
+        return _in_batches(lambda rows: self.model.encode(self.tensor(images[rows])), len(images), convert=_as_float)
 
-    def _tensor(self, images: np.ndarray) -> Tensor:
-        return to_float(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+    def tensor(self, images: np.ndarray) -> Tensor:
+        """[N,H,W,C] uint8 to what the model takes, on its device."""
+        return to_float(torch.from_numpy(np.array(images)).to(self.device))
 
 
 def linear(start: Tensor, end: Tensor, steps: int) -> Tensor:

@@ -11,7 +11,7 @@ from tasvir.core import Batch
 from tasvir.data.packing import Dataset, Split
 
 RESIDENT = 1 << 30
-"""Bytes up to which a training split is put on the device once; larger ones are read as they are needed."""
+"""Bytes up to which a training split (and its mirror image) is put on the device once; larger ones are read as needed."""
 SHUFFLE, FLIP = 0, 1  # so that the two never draw the same random numbers
 
 
@@ -41,15 +41,6 @@ def _gathered(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return found
 
 
-def _mirrored(pixels: Tensor, which: np.ndarray) -> Tensor:
-    """[N,H,W,C] with the pictures where `which` [N] is true turned left to right; 5 times as fast as torch.where."""
-    order = np.argsort(which, kind="stable")  # those that stay come first
-    stay = len(which) - int(which.sum())
-    there, back = (torch.from_numpy(places).to(pixels.device) for places in (order, np.argsort(order)))
-    pixels = pixels.index_select(0, there)
-    return torch.cat([pixels[:stay], pixels[stay:].flip(2)]).index_select(0, back)
-
-
 class Batches:
     """Batch number `step` of an endless shuffled stream: a pure function of (seed, step, rank).
 
@@ -72,15 +63,14 @@ class Batches:
     ):
         self.split, self.batch_size, self.seed, self.device = dataset.train, batch_size, seed, torch.device(device)
         self.flip, self.channels_last, self.rank, self.processes = flip, channels_last, rank, processes
-        labels = self.split.labels
-        self.labels = None if labels is None else torch.from_numpy(labels).to(self.device)
         self.images: Tensor | None = None
-        if self.split.images.nbytes <= RESIDENT:
-            self.images = torch.from_numpy(np.array(self.split.images)).to(self.device)
+        if self.split.images.nbytes * (2 if flip else 1) <= RESIDENT:
+            images = torch.from_numpy(np.array(self.split.images)).to(self.device)
+            self.images = torch.cat([images, images.flip(2)]) if flip else images  # mirroring is then only a number
         self._permutations: dict[int, np.ndarray] = {}
 
     def __getitem__(self, step: int) -> Batch:
-        return self._finished(step, *self._read(step))
+        return self._finished(self._read(step))
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for the steps from `start` up to and without `stop`; what must be read is read one ahead."""
@@ -94,7 +84,7 @@ class Batches:
                 read = ahead.result()
                 if step + 1 < stop:
                     ahead = reader.submit(self._read, step + 1)
-                yield step, self._finished(step, *read)
+                yield step, self._finished(read)
 
     def indices(self, step: int) -> np.ndarray:
         """[batch_size] int64: which training pictures are in the batch."""
@@ -113,22 +103,29 @@ class Batches:
             return known
         return np.random.default_rng((SHUFFLE, self.seed % 2**64, epoch)).permutation(len(self.split))
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        """Pixels [batch_size,H,W,C] uint8 and their numbers: on the device if the set is, else ready to be copied there."""
-        indices = self.indices(step)
-        numbers = torch.from_numpy(indices)
-        if self.images is not None:
-            numbers = numbers.to(self.device)
-            return self.images.index_select(0, numbers), numbers
-        pixels = torch.from_numpy(_gathered(self.split.images, indices))
-        return (pixels.pin_memory(), numbers.pin_memory()) if self.device.type == "cuda" else (pixels, numbers)
+    def mirrored(self, step: int) -> np.ndarray:
+        """[batch_size] bool: which of the batch are shown mirrored left to right."""
+        if not self.flip:
+            return np.zeros(self.batch_size, bool)
+        draws = np.random.default_rng((FLIP, self.seed % 2**64, step)).random(self.batch_size * self.processes)
+        return draws[self.rank * self.batch_size : (self.rank + 1) * self.batch_size] < 0.5
 
-    def _finished(self, step: int, pixels: Tensor, numbers: Tensor) -> Batch:
-        pixels = pixels.to(self.device, non_blocking=True)
-        numbers = numbers.to(self.device, non_blocking=True)
-        if self.flip:
-            draws = np.random.default_rng((FLIP, self.seed % 2**64, step)).random(self.batch_size * self.processes) < 0.5
-            pixels = _mirrored(pixels, draws[self.rank * self.batch_size : (self.rank + 1) * self.batch_size])
-        image = to_float(pixels)
-        label = None if self.labels is None else self.labels.index_select(0, numbers)
+    def _read(self, step: int) -> Batch:
+        """The batch with `image` still [batch_size,H,W,C] uint8: on the device if the set is, else ready to go there."""
+        indices, mirrored = self.indices(step), self.mirrored(step)
+        labels = self.split.labels
+        label = None if labels is None else torch.from_numpy(labels[indices])
+        if self.images is not None:
+            numbers = torch.from_numpy(indices + len(self.split) * mirrored).to(self.device)
+            return Batch(self.images.index_select(0, numbers), label)
+        pixels = _gathered(self.split.images, indices)
+        pixels[mirrored] = pixels[mirrored, :, ::-1]
+        read = Batch(torch.from_numpy(pixels), label)
+        if self.device.type == "cuda":
+            read = Batch(read.image.pin_memory(), None if label is None else label.pin_memory())
+        return read
+
+    def _finished(self, read: Batch) -> Batch:
+        image = to_float(read.image.to(self.device, non_blocking=True))
+        label = None if read.label is None else read.label.to(self.device, non_blocking=True)
         return Batch(image if self.channels_last else image.contiguous(), label)

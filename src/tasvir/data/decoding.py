@@ -9,7 +9,7 @@ LARGEST = 89_478_485
 """Pixels: Pillow's own limit, beyond which it suspects a decompression bomb."""
 LARGEST_FILE = 256 << 20
 """Bytes of one file."""
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 FILTER = "centre crop to a square, then Lanczos, antialiased (Pillow); large JPEGs are first reduced by whole factors"
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -92,8 +92,10 @@ def pack(source: Source, size: int, color: str, limit: int | None) -> Dataset:
                 _make(final, source, size, color, limit)
                 dataset = _opened(final, source)
     except OSError as error:
-        raise Refused(f"The pictures cannot be packed in {folder} ({error.strerror or error}).\n"
-                      "Make room or name another folder with TASVIR_CACHE.") from None
+        raise Refused(
+            f"The pictures cannot be packed in {folder} ({error.strerror or error}).\n"
+            "Make room or name another folder with TASVIR_CACHE."
+        ) from None
     assert dataset is not None
     return dataset
 
@@ -458,7 +460,7 @@ class _Rows:
     def __init__(self, path: Path, shape: tuple[int, ...]):
         self.path, self.shape, self.count = path, shape, 0
 
-    def __enter__(self) -> "_Rows":
+    def __enter__(self) -> Self:
         self.file = self.path.open("wb")
         self._write_header()
         self.start = self.file.tell()
@@ -468,7 +470,7 @@ class _Rows:
         self.file.write(np.ascontiguousarray(rows).data)
         self.count += len(rows)
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         with self.file:
             if kind is None:
                 self.file.seek(0)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from tasvir.config import DataConfig, Refused, nearest
 from tasvir.data.decoding import LARGEST_FILE, Unreadable, decode, fit
 
-ENDINGS = frozenset("png jpg jpeg webp gif bmp tif tiff ppm pgm".split())
+ENDINGS = frozenset(("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"))
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing", "val", "valid", "validation"), "test"),
@@ -115,12 +115,10 @@ def cache_folder() -> Path:
 # Sets held as arrays
 
 
-def _from_arrays(
-    parts: dict[str, tuple[np.ndarray, np.ndarray | None]], classes: tuple[str, ...], size: int
-) -> Items:
+def _from_arrays(parts: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], size: int) -> Items:
     """`parts` maps train and test, or `all`, to uint8 pictures [N,H,W] or [N,H,W,C] with labels [N]."""
     images = np.concatenate([images if images.ndim == 4 else images[..., None] for images, _ in parts.values()])
-    labels = [labels for _, labels in parts.values()]
+    labels = np.concatenate([labels for _, labels in parts.values()])
     splits = [split for split, (images, _) in parts.items() for _ in images]
 
     def picture(number: int, wanted: int) -> tuple[np.ndarray, int]:
@@ -130,7 +128,7 @@ def _from_arrays(
         names=[f"picture {number}" for number in range(len(images))],
         picture=picture,
         content=lambda number: images[number].tobytes(),
-        labels=None if labels[0] is None else np.concatenate(labels).astype(int).tolist(),
+        labels=labels.astype(int).tolist(),
         classes=classes,
         splits=None if "all" in parts else splits,
         channels=images.shape[-1],
@@ -294,7 +292,7 @@ class _Listing:
     unlisted: list[tuple[str, str]] = field(default_factory=list)  # what cannot be looked into, and why
 
     def add(self, name: str, size: int, changed: int) -> None:
-        ending = PurePosixPath(name).suffix.lower().lstrip(".")
+        ending = os.path.splitext(name)[1].lower().lstrip(".")
         if ending in ENDINGS:
             self.pictures.append((name, size, changed))
         else:
@@ -318,18 +316,17 @@ def _folder(path: Path) -> Source:
             continue
         seen.add((about.st_dev, about.st_ino))
         folders[:] = sorted(folder for folder in folders if not _hidden(folder))
+        inside = "" if Path(where) == root else Path(where).relative_to(root).as_posix() + "/"
         for file in sorted(files):
             if _hidden(file):
                 continue
-            full = os.path.join(where, file)
-            name = Path(full).relative_to(root).as_posix()
             try:
-                about = os.stat(full)
+                about = os.stat(os.path.join(where, file))
             except OSError as error:
-                listing.unlisted.append((name, error.strerror or "cannot be looked at"))
+                listing.unlisted.append((inside + file, error.strerror or "cannot be looked at"))
                 continue
             if stat.S_ISREG(about.st_mode):
-                listing.add(name, about.st_size, about.st_mtime_ns)
+                listing.add(inside + file, about.st_size, about.st_mtime_ns)
 
     def content(name: str) -> bytes:
         try:

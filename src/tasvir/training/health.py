@@ -76,13 +76,11 @@ class Health:
         return said
 
 
-def sample_diversity(samples: np.ndarray, real: np.ndarray) -> float:
-    """Mean distance between samples over that between real pictures; both uint8 [N,H,W,C]. 1 is as varied as real."""
-    return _mean_distance(samples) / max(_mean_distance(real), 1e-12)
+def relative_diversity(samples: np.ndarray, real: np.ndarray) -> float:
+    """Mean distance between two samples over that between two real pictures; both uint8 [N,H,W,C]. 1 is as varied."""
+    from scipy.spatial.distance import pdist
 
+    def mean_distance(images: np.ndarray) -> float:
+        return float(pdist(np.asarray(images).reshape(len(images), -1) / 255).mean())
 
-def _mean_distance(images: np.ndarray) -> float:
-    flat = images.reshape(len(images), -1).astype(np.float32)
-    differences = flat[:, None] - flat[None]
-    distances = np.sqrt(np.square(differences).sum(-1))
-    return float(distances.sum() / max(1, len(flat) * (len(flat) - 1)))
+    return mean_distance(samples) / max(mean_distance(real), 1e-12)

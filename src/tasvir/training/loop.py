@@ -16,7 +16,7 @@ from tasvir.data.batches import Batches, pictures_of, to_uint8
 from tasvir.models import recipe
 from tasvir.runs import Run
 from tasvir.training import processes
-from tasvir.training.health import Health, sample_diversity
+from tasvir.training.health import Health, relative_diversity
 from tasvir.training.precision import autocast, choose_device
 from tasvir.training.progress import Reporter
 from tasvir.training.state import State, mixed_seed, summary
@@ -124,22 +124,25 @@ def _go_back(state: State, reporter: Reporter) -> None:
 
 
 class Meter:
-    """Means of scalars that stay on the device until they are asked for."""
+    """Means of scalars that stay on the device until they are asked for; values that are not finite are left out."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, Tensor] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
-            self.counts[name] = self.counts.get(name, 0) + 1
+            finite = torch.isfinite(value).float()
+            self.sums[name] = self.sums.get(name, 0) + torch.nan_to_num(value.float(), 0.0, 0.0, 0.0)
+            self.counts[name] = self.counts.get(name, 0) + finite
 
     def means(self) -> dict[str, float]:
+        """Mean by name, without those that were never finite; the one wait for the device."""
         if not self.sums:
             return {}
-        totals = torch.stack(list(self.sums.values())).tolist()
-        return {name: total / self.counts[name] for (name, total) in zip(self.sums, totals, strict=True)}
+        table = torch.stack([torch.stack(list(self.sums.values())), torch.stack(list(self.counts.values()))])
+        sums, counts = table.tolist()
+        return {name: sums[i] / counts[i] for i, name in enumerate(self.sums) if counts[i]}
 
 
 class Keeper:
@@ -188,7 +191,7 @@ class Keeper:
 
     def _check_diversity(self, drawn: np.ndarray) -> None:
         if self.state.step:
-            ratio = sample_diversity(drawn, np.asarray(self.test.images[:SHOWN]))
+            ratio = relative_diversity(drawn, np.asarray(self.test.images[:SHOWN]))
             said = self.health.check({"sample_diversity": ratio})
             self.run.log({"step": self.state.step, "sample_diversity": ratio, **({"health": said} if said else {})})
             for sentence in said:

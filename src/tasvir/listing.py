@@ -1,0 +1,86 @@
+"""`tasvir recipes`: the table of recipes, and one recipe with its networks, settings and what it was measured to reach."""
+
+import inspect
+import io
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tasvir.config import Pictures, to_plain
+from tasvir.core import Recipe, abilities
+from tasvir.models import RECIPES, recipe
+
+
+def recipes(name: str | None, as_json: bool) -> str:
+    """The text of `tasvir recipes [NAME]`. Raises `Refused` for an unknown name."""
+    if name is not None:
+        plain = describe(name)
+        return json.dumps(plain, indent=1) if as_json else _one(plain)
+    every = {known: recipe(known) for known in RECIPES}
+    if as_json:
+        rows = [{"recipe": n, "summary": r.summary, "abilities": abilities(r.model)} for n, r in every.items()]
+        return json.dumps(rows, indent=1)
+    table = Table("recipe", "what it is", "sizes", "can", "measured", box=None, pad_edge=False)
+    for known, row in every.items():
+        table.add_row(known, row.summary, row.model.sizes, ", ".join(abilities(row.model)), _measured(row))
+    return _text(table) + "\n\n`tasvir recipes NAME` tells more of one; `tasvir train NAME --help` lists its settings."
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A recipe as plain values; its networks built for the size it trains on by default."""
+    found = recipe(name)
+    size = found.data.size or 64
+    model = found.model(found.config, Pictures(channels=3, size=size))
+    networks = [
+        {
+            "player": player,
+            "network": next(key for key, module in model.named_modules() if module is network),
+            "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        }
+        for player, member in model.players().items()
+        for network in member.networks
+    ]
+    return {
+        "recipe": name,
+        "summary": found.summary,
+        "source": (inspect.getdoc(inspect.getmodule(found.model)) or "").strip(),
+        "sizes": found.model.sizes,
+        "abilities": abilities(found.model),
+        "pictures": f"{size}×{size} colour",
+        "networks": networks,
+        "model": to_plain(found.config),
+        "train": to_plain(found.train),
+        "expect": [to_plain(one) for one in found.expect],
+    }
+
+
+def _one(plain: dict[str, Any]) -> str:
+    networks = Table("player", "network", "trainable parameters", box=None, pad_edge=False)
+    for row in plain["networks"]:
+        networks.add_row(row["player"], row["network"], f"{row['trainable_parameters']:,}")
+    lines = [
+        f"{plain['recipe']}: {plain['summary']}",
+        plain["source"],
+        "",
+        f"pictures of {plain['sizes']}; can {', '.join(plain['abilities'])}",
+        "",
+        f"networks for {plain['pictures']}:",
+        _text(networks),
+        "",
+        "measured:" if plain["expect"] else "not measured yet",
+    ]
+    for one in plain["expect"]:
+        lines += [f"  {one['metric']} {one['value']:.5g}   {one['passport']}", f"    {one['command']}"]
+    return "\n".join([*lines, "", f"`tasvir train {plain['recipe']} --help` lists all settings with their defaults."])
+
+
+def _measured(row: Recipe) -> str:
+    return ", ".join(f"{one.metric} {one.value:.4g}" for one in row.expect[:2]) or "not yet"
+
+
+def _text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=max(Console().width, 110), force_terminal=False)
+    console.print(table)
+    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]

@@ -1,0 +1,54 @@
+"""Figures drawn by matplotlib, for files; the report page draws its own."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from tasvir.drawing import Points
+
+# Petroff 2021, arXiv 2107.02270: ten colours that stay apart with every common colour blindness
+PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+
+
+def class_colors(number: int) -> Sequence[str]:
+    """A colour for each of `number` classes: apart for up to ten, else along one scale from dark to light."""
+    if number <= len(PALETTE):
+        return PALETTE[:number]
+    return [to_hex(color) for color in matplotlib.colormaps["viridis"](np.linspace(0, 1, number))]
+
+
+def scatter(points: Points) -> Figure:
+    """Points of the plane coloured by class, with a legend for up to ten classes and a scale for more."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    size = float(np.clip(12_000 / max(len(points.position), 1), 4, 30))
+    style = {"s": size, "alpha": 0.8, "linewidths": 0}
+    if points.label is None:
+        axes.scatter(*points.position.T, color=PALETTE[0], **style)
+    elif len(points.classes) <= len(PALETTE):
+        for number, (name, color) in enumerate(zip(points.classes, class_colors(len(points.classes)), strict=True)):
+            chosen = points.label == number
+            if chosen.any():
+                axes.scatter(*points.position[chosen].T, color=color, label=_plain(name), **style)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=(40 / size) ** 0.5)
+    else:
+        drawn = axes.scatter(*points.position.T, c=points.label, cmap="viridis", vmin=0, vmax=len(points.classes) - 1, **style)
+        scale = figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, len(points.classes) - 1])
+        scale.ax.set_yticklabels([_plain(points.classes[0]), _plain(points.classes[-1])])
+    axes.set_xlabel(points.axes[0])
+    axes.set_ylabel(points.axes[1])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def _plain(name: str) -> str:
+    """A class name as it is: dollar signs are no mathematics, and a leading underscore does not hide it."""
+    return ("\u200b" + name if name.startswith("_") else name).replace("$", r"\$")

@@ -1,0 +1,171 @@
+"""One self-contained HTML page for one run or several: no script, style, font or picture comes from anywhere else."""
+
+import datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from tasvir import __version__
+from tasvir.config import Refused, flag
+from tasvir.report import charts, panels, sheets
+from tasvir.report.figures import PALETTE
+from tasvir.report.story import FAILURES, Story
+
+BUDGET = 5_000_000
+"""Bytes a page may have."""
+
+
+def report(folders: tuple[Path, ...], out: Path) -> str:
+    """Write the page of one run, or of several beside each other, to `out`; returns a sentence about it.
+
+    Raises `Refused` if a folder is no run or `out` cannot be written.
+    """
+    if len(folders) > 1:
+        from tasvir.report.compare import page_of
+
+        return page_of([Story(folder) for folder in folders], out)
+    story = Story(folders[0])
+    made = panels.make(story, panels.PANELS)
+    pictures = [panel for panel in made if panel.group == "pictures"]
+    values = {
+        "title": f"{story.run.config.recipe} on {story.run.dataset.get('name', story.run.config.data.source)}",
+        "story": story,
+        "facts": facts(story),
+        "health": health(story),
+        "unfinished": unfinished(story),
+        "pictures": list(zip(pictures, spans(len(pictures)), strict=True)),
+        "others": [panel for panel in made if panel.group != "pictures"],
+    }
+    return write("run.html", values, out)
+
+
+def facts(story: Story) -> list[tuple[str, str, str]]:
+    """What is told at the top: (what, value, more about it)."""
+    config, counts = story.run.config, story.run.dataset.get("counts", {})
+    seen = story.step * config.train.batch_size
+    epochs = f"{seen / counts['train']:.3g} times each" if counts.get("train") and seen else ""
+    size = f"{story.run.pictures.size}×{story.run.pictures.size} {'grey' if story.run.pictures.channels == 1 else 'colour'}"
+    found = [
+        ("step", charts.count(story.step), f"of {charts.count(story.steps)}"),
+        ("pictures seen", charts.count(seen), epochs),
+        ("trained on", charts.count(counts["train"]) if "train" in counts else "?", f"pictures, {size}"),
+    ]
+    if story.seconds:
+        steps, speeds = story.series["pictures_per_second"]
+        speed = story.step * config.train.batch_size / story.seconds
+        found.append(("training time", duration(story.seconds), f"{charts.number(float(f'{speed:.3g}'))} pictures/s"))
+    try:
+        parameters = sum(parameter.numel() for parameter in story.opened.model.parameters())
+        found.append(("parameters", amount(parameters), "in all networks"))
+    except FAILURES:
+        pass
+    return [*found, ("seed", str(config.seed), "")]
+
+
+def health(story: Story) -> list[tuple[str, str]]:
+    """Sentences of trouble, each with its steps in words."""
+    told = []
+    for sentence, steps in story.health:
+        at = ", ".join(charts.count(step) for step in steps[:6]) + (f" and {len(steps) - 6} more" if len(steps) > 6 else "")
+        told.append((sentence, f"step{'s' if len(steps) > 1 else ''} {at}" if steps else ""))
+    return told
+
+
+def unfinished(story: Story) -> str:
+    """A sentence if the run has not all its steps yet."""
+    if story.step >= story.steps:
+        return ""
+    if story.step == 0:
+        return f"Training has not made a step that was saved or logged yet; it is to make {charts.count(story.steps)}."
+    return f"Training is at step {charts.count(story.step)} of {charts.count(story.steps)}; `tasvir resume` goes on."
+
+
+def duration(seconds: float) -> str:
+    """3 h 12 min, 4 min 5 s, 12 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if rest else "under 1 s"
+
+
+def amount(number: int) -> str:
+    """A large number in short: 12.3 million."""
+    for size, word in ((1_000_000_000, "billion"), (1_000_000, "million"), (1000, "thousand")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return str(number)
+
+
+def spans(number: int) -> list[int]:
+    """Twelfths of a wide window's width for so many panels of pictures, so that every row is full."""
+    rows = {0: [], 1: [12], 2: [6, 6], 4: [6, 6, 6, 6], 5: [4, 4, 4, 6, 6]}
+    return rows.get(number) or [*[4] * (number - number % 3), *[12 // (number % 3 or 1)] * (number % 3)]
+
+
+def write(template: str, values: dict[str, Any], out: Path) -> str:
+    """Render within `BUDGET`, pictures and curves getting less and less until it fits, and write."""
+    for allowance in (1.0, 0.7, 0.5, 0.3, 0.15, 0.05):
+        page = _render(template, values, allowance).encode()
+        if len(page) <= BUDGET:
+            break
+    else:
+        raise Refused(f"The page would have {len(page) / 1e6:.1f} MB, more than {BUDGET / 1e6:.0f}; report fewer runs at once.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(page)
+    except OSError as error:
+        raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
+    return f"The page is {out} ({size(len(page))}); it opens from disk in any browser."
+
+
+def size(number: int) -> str:
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{max(1, round(number / 1000))} kB"
+
+
+def _render(template: str, values: dict[str, Any], allowance: float) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tasvir.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"flag": flag, "plain": plain, "codes": codes}
+    environment.globals |= {
+        "embed": partial(sheets.embed, allowance=allowance),
+        "embed_film": partial(sheets.embed_film, allowance=allowance),
+        "draw": partial(charts.draw, allowance=allowance),
+        "palette": PALETTE,
+        "now": datetime.datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
+        "version": __version__,
+    }
+    return environment.get_template(template).render(values)
+
+
+
+
+def plain(value: Any) -> str:
+    """A setting's value for a person."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value)
+    return str(value)
+
+
+@cache
+def codes(text: str) -> Any:
+    """Words between backquotes as <code>, everything escaped."""
+    from markupsafe import Markup, escape
+
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if position % 2 else escape(part) for position, part in enumerate(parts)
+    )

@@ -1,0 +1,278 @@
+"""The panels of a run's page, as a table: title, the abilities it needs, and the function that makes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tasvir.config import Refused
+from tasvir.report.charts import Chart, Line, cloud, count, number
+from tasvir.report.figures import PALETTE, class_colors
+from tasvir.report.sheets import Film, Sheet
+from tasvir.report.story import FAILURES, Story
+
+FIRST_SEED = 1000
+"""Of the fresh samples; the timeline's begin at 0."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What fills a panel."""
+
+    kind: str
+    """The template's macro that sets it."""
+    words: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    needs: tuple[str, ...]
+    """Names from `core.ABILITIES`; the model must have them all."""
+    make: Callable[[Story], Content | None]
+    """None leaves the panel out; what goes wrong is said in its place."""
+    group: str = "pictures"
+    """pictures stand side by side; wide panels have a row of their own; half ones share it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A panel with its content, or with the reason why there is none."""
+
+    title: str
+    group: str
+    content: Content
+
+
+def make(story: Story, panels: tuple[Panel, ...]) -> list[Made]:
+    """All panels that the run can have."""
+    made = []
+    for panel in panels:
+        if not set(panel.needs) <= set(story.abilities):
+            continue
+        try:
+            content = panel.make(story)
+        except FAILURES as error:
+            content = Content("words", f"This could not be drawn. {error}")
+        if content:
+            made.append(Made(panel.title, panel.group, content))
+    return made
+
+
+def samples(story: Story) -> Content:
+    opened, classes = story.opened, story.run.pictures.classes
+    if getattr(opened.model, "conditional", False) and classes:
+        rows = min(10, len(classes))
+        labels = [label for label in range(rows) for _ in range(10)]
+        more = f"One row for each class: {', '.join(classes[:rows])}{' …' if len(classes) > rows else ''}."
+    else:
+        labels, more = None, ""
+    amount = 100 if labels is None else len(labels)
+    images = opened.samples(range(FIRST_SEED, FIRST_SEED + amount), labels=labels)
+    words = f"{amount} new pictures from {story.weights()}, seeds {FIRST_SEED} to {FIRST_SEED + amount - 1}, not selected. {more}"
+    return Content("sheet", words, {"sheet": Sheet(images, 10), "alt": "New pictures drawn by the model"})
+
+
+def timeline(story: Story) -> Content | None:
+    frames = story.frames()
+    if not frames:
+        return Content("words", "Nothing has been drawn while training yet." if story.run.config.train.sample_every else
+                       "No pictures were drawn while training (--train.sample-every 0).")  # fmt: skip
+    if "sample" in story.abilities:
+        words = "The same seeds every time: slide through the steps of training."
+    else:
+        words = "Held-out pictures and, to the right of each, its reconstruction: slide through the steps of training."
+    left_out = len(story.shown) - len(frames)
+    if left_out:
+        words += f" {len(frames)} of {len(story.shown)} showings."
+    return Content("timeline", words, {"films": [("", Film(frames))], "points": None})
+
+
+def reconstructions(story: Story) -> Content:
+    try:
+        real = np.asarray(story.dataset.test.images[:32])
+        pairs = np.stack([real, story.opened.reconstructions(real)], axis=1).reshape(-1, *real.shape[1:])
+        sheet, words = Sheet(pairs, 8, 2), f"by {story.weights()}."
+    except FAILURES as error:
+        found = story.last_pairs()
+        if found is None:
+            raise
+        step, sheet = found
+        words = f"as drawn while training, at step {count(step)}. New ones could not be made: {error}"
+    words = f"Held-out pictures and, to the right of each, its reconstruction {words}"
+    return Content("sheet", words, {"sheet": sheet, "alt": "Held-out pictures, each beside its reconstruction"})
+
+
+def manifold(story: Story) -> Content | None:
+    if getattr(story.run.config.model, "latent_size", None) != 2:
+        return None
+    side = 20
+    images = story.opened.manifold(side)
+    words = "Decoded from the two latent dimensions, each at even quantiles of the standard normal prior."
+    return Content("sheet", words, {"sheet": Sheet(images, side), "alt": "Decoded pictures over the latent plane"})
+
+
+def scatter(story: Story) -> Content:
+    story.dataset  # raises if the pictures are not there  # noqa: B018
+    points = story.opened.scatter(2000)
+    if not np.isfinite(points.position).all():
+        raise Refused("Some latents are not finite.")
+    if points.label is None:
+        names, groups, colors = [], [np.full(len(points.position), True)], list(PALETTE[:1])
+    else:
+        present = [label for label in range(len(points.classes)) if (points.label == label).any()]
+        names = [points.classes[label] for label in present]
+        groups = [points.label == label for label in present]
+        every = class_colors(len(points.classes))
+        colors = [every[label] for label in present]
+    paths, across, down = cloud(points.position, groups)
+    coloured = ", coloured by class" if names else ""
+    values = {
+        "dots": list(zip(paths, colors, strict=True)),
+        "legend": list(zip(names, colors, strict=True)) if len(names) <= len(PALETTE) else [],
+        "scale": (points.classes[0], points.classes[-1]) if len(names) > len(PALETTE) else None,
+        "colors": colors,
+        "x_ticks": across,
+        "y_ticks": down,
+        "axes": points.axes,
+    }
+    return Content("scatter", f"{count(len(points.position))} held-out pictures in the latent space{coloured}.", values)
+
+
+def interpolations(story: Story) -> Content:
+    if "encode" in story.abilities:
+        story.dataset  # raises if the pictures are not there  # noqa: B018
+    images = story.opened.walks(None, 10, 10, "spherical", 0)
+    between = "two held-out pictures" if "encode" in story.abilities else "two random latents"
+    words = f"Each row walks from left to right through the latent space, between {between}."
+    return Content("sheet", words, {"sheet": Sheet(images, 10), "alt": "Walks through the latent space"})
+
+
+def losses(story: Story) -> Content:
+    if not story.losses:
+        return Content("words", "Nothing has been logged yet.")
+    events = tuple(step for _, steps in story.health for step in steps)
+    charts = [
+        Chart(player, tuple(Line(term, *story.series[f"{player}/{term}"]) for term in terms), "loss", events)
+        for player, terms in story.losses.items()
+    ]
+    words = f"Each point is the mean since the one before (every {count(story.run.config.train.log_every)} steps)"
+    smooth = any(len(story.series[f"{player}/{term}"][0]) >= 30 for player, terms in story.losses.items() for term in terms)
+    words += "; bold is smoothed." if smooth else "."
+    if events:
+        words += " Dashed lines mark where trouble was noticed."
+    return Content("charts", words, {"charts": charts, "small": False})
+
+
+UNITS: dict[str, tuple[str, str]] = {
+    "gradient_norm": ("gradient norm", "norm"),
+    "score": ("scores", "logit"),
+    "won": ("discriminator tells all apart", "share of steps"),
+    "active_units": ("active latent units", "units"),
+    "kl_per_dimension": ("divergence per latent dimension", "nats"),
+    "sample_diversity": ("diversity of samples", "of real pictures'"),
+    "pictures_per_second": ("speed", "pictures/s"),
+    "skipped": ("updates skipped", "in all"),
+}
+"""Ending of a watched value's name → title and unit of its chart."""
+
+
+def watched_charts(names: list[str], line: Callable[[str, str], Line]) -> list[Chart]:
+    """Watched values of one kind share a chart; `line` is given a series' name and its short name."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        series = name.rpartition("/")[2]
+        kinds.setdefault(next((ending for ending in UNITS if series.endswith(ending)), series), []).append(name)
+    charts = []
+    for kind, members in kinds.items():
+        title, unit = UNITS.get(kind, (kind.replace("_", " "), "value"))
+        alike = len({name.rpartition("/")[2] for name in members}) < len(members)
+        lines = tuple(line(name, name.rpartition("/")[0 if alike else 2].replace("_", " ")) for name in members)
+        charts.append(Chart(title, lines, unit))
+    return charts
+
+
+def watched(story: Story) -> Content | None:
+    names = [name for name in story.watched if name != "skipped" or story.series[name][1].any()]
+    if not names:
+        return None
+    charts = watched_charts(names, lambda name, short: Line(short, *story.series[name]))
+    return Content("charts", "Logged, not descended.", {"charts": charts, "small": True})
+
+
+def measurements(story: Story) -> Content:
+    from tasvir.report.compare import comparable
+
+    rows: dict[str, dict[str, Any]] = {}
+    for line in story.measurements:
+        key = f"{line['metric']} {comparable(line)} {line.get('passport', {}).get('step')}"
+        rows.pop(key, None)
+        rows[key] = measured(line)
+    expected = [
+        {"metric": e.metric, "value": number(e.value), "passport": e.passport, "command": e.command} for e in story.recipe.expect
+    ]
+    name = story.run.config.recipe
+    words = "" if rows else f"Nothing has been measured yet; `tasvir evaluate {story.run.folder}` does."
+    values = {"rows": list(rows.values()), "expected": expected, "recipe": name}
+    return Content("measurements", words, values)
+
+
+def measured(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of measurements.jsonl as words."""
+    interval = line.get("interval")
+    return {
+        "metric": line["metric"].replace("_", " "),
+        "value": number(line["value"]),
+        "interval": f"{number(interval[0])} to {number(interval[1])}" if interval else "",
+        "real": number(line["real"]) if isinstance(line.get("real"), int | float) else "",
+        "n": count(line["n"]) if isinstance(line.get("n"), int) else "",
+        "step": line.get("passport", {}).get("step", ""),
+        "passport": [(str(key).replace("_", " "), value) for key, value in line.get("passport", {}).items()],
+    }
+
+
+def data(story: Story) -> Content:
+    about = story.run.dataset
+    counts, pictures = about.get("counts", {}), story.run.pictures
+    rows: list[tuple[str, Any]] = [("name", about.get("name", story.run.config.data.source))]
+    if str(about.get("name")) != story.run.config.data.source:
+        rows.append(("source", story.run.config.data.source))
+    rows += [(f"pictures for {split}ing", count(counts[split])) for split in ("train", "test") if split in counts]
+    rows.append(("each", f"{pictures.size}×{pictures.size} px, {'grey' if pictures.channels == 1 else 'colour'}"))
+    if pictures.classes:
+        shown = pictures.classes[:40]
+        rows.append((f"{len(pictures.classes)} classes", ", ".join(shown) + (" …" if len(shown) < len(pictures.classes) else "")))
+    if about.get("resize"):
+        rows.append(("made to fit by", about["resize"]))
+    if about.get("skipped"):
+        rows.append(("left out", f"{len(about['skipped'])} files that could not be used"))
+    rows += [(f"hash of {split}", digest) for split, digest in about.get("hash", {}).items()]
+    return Content("facts", "", {"rows": rows, "notes": [str(note) for note in about.get("notes", [])]})
+
+
+def again(story: Story) -> Content:
+    return Content("command", "Trains this run again, to the same bits on the same machine.", {"command": story.run.command()})
+
+
+def settings(story: Story) -> Content:
+    own = sum(value != usual for value, usual in story.settings.values())
+    words = f"{own} of {len(story.settings)} differ from the recipe's defaults and are marked."
+    return Content("settings", words, {"rows": story.settings})
+
+
+PANELS: tuple[Panel, ...] = (
+    Panel("Samples", ("sample",), samples),
+    Panel("Through training", (), timeline),
+    Panel("Reconstructions", ("reconstruct",), reconstructions),
+    Panel("Manifold", ("decode",), manifold),
+    Panel("Latent space", ("encode",), scatter),
+    Panel("Interpolations", ("decode",), interpolations),
+    Panel("Losses", (), losses, "wide"),
+    Panel("Also watched", (), watched, "wide"),
+    Panel("Measurements", (), measurements, "half"),
+    Panel("The pictures", (), data, "half"),
+    Panel("Train it again", (), again, "wide"),
+    Panel("Settings", (), settings, "wide"),
+)

@@ -1,0 +1,155 @@
+"""Pictures on a page: cut from the run's grids, set into sheets and films, and packed into data URIs of a bounded size."""
+
+import base64
+import io
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from tasvir.pictures import to_pil
+
+LARGEST = 1280
+"""Width in px beyond which a sheet is reduced."""
+SMOOTH = 420
+"""Sheets wider than this are enlarged smoothly; the pixels of smaller ones stay squares."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures in rows."""
+
+    images: np.ndarray
+    """uint8 [N,H,W,C] with one or three channels."""
+    columns: int
+    group: int = 1
+    """So many neighbours belong together and touch."""
+    most: int = 450_000
+    """Bytes its data URI may have."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """Sheets of one shape, one for each step."""
+
+    frames: dict[int, Sheet]
+    most: int = 1_900_000
+    """Bytes that all data URIs together may have."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture as the page holds it."""
+
+    uri: str = field(repr=False)
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> bool:
+        """Whether its pixels are to stay squares when it is enlarged."""
+        return self.width <= SMOOTH
+
+
+LEVELS: tuple[tuple[float, int], ...] = (
+    (1.0, 100), (1.0, 90), (1.0, 80), (1.0, 65), (0.75, 70), (0.6, 65), (0.5, 55), (0.35, 50), (0.25, 40), (0.15, 30), (0.08, 20)
+)  # fmt: skip
+"""From best to smallest: (factor of the size, WebP quality); 100 is without loss."""
+
+
+def cut(picture: Image.Image, size: int, group: int = 1) -> Sheet:
+    """The pictures of a grid that `tasvir.pictures.grid` made from pictures of `size` px, at their own size again.
+
+    Raises `ValueError` if it is no such grid.
+    """
+    gap, factor = 2, max(1, math.ceil(28 / size))
+    tile = size * factor
+    columns, rows = (picture.width - gap) // (tile + gap), (picture.height - gap) // (tile + gap)
+    if columns * (tile + gap) + gap != picture.width or rows * (tile + gap) + gap != picture.height or not columns * rows:
+        raise ValueError(f"no grid of {tile} px pictures")
+    values = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
+    values = values.reshape(*values.shape[:2], -1)[gap:, gap:]
+    tiles = values.reshape(rows, tile + gap, columns, tile + gap, -1)[:, :tile:factor, :, :tile:factor]
+    return bounded(Sheet(tiles.swapaxes(1, 2).reshape(rows * columns, size, size, -1), columns, group))
+
+
+def bounded(sheet: Sheet) -> Sheet:
+    """The sheet with its pictures reduced so that it is at most `LARGEST` px wide."""
+    size = sheet.images.shape[2]
+    wanted = max(1, LARGEST // sheet.columns - 2)
+    if size <= wanted:
+        return sheet
+    height = max(1, round(sheet.images.shape[1] * wanted / size))
+    small = [np.asarray(to_pil(image).resize((wanted, height), Image.Resampling.LANCZOS)) for image in sheet.images]
+    return Sheet(np.stack(small).reshape(len(small), height, wanted, -1), sheet.columns, sheet.group, sheet.most)
+
+
+def laid_out(sheet: Sheet) -> Image.Image:
+    """One RGBA picture of the sheet, transparent between its pictures."""
+    sheet = bounded(sheet)
+    number, height, width, channels = sheet.images.shape
+    gap = max(1, width // 16)
+    groups = math.ceil(sheet.columns / sheet.group)
+    rows = math.ceil(number / sheet.columns)
+    across = sheet.columns * width + (groups - 1) * gap
+    canvas = np.zeros((rows * (height + gap) - gap, across, 4), np.uint8)
+    for position, image in enumerate(sheet.images):
+        row, column = divmod(position, sheet.columns)
+        top, left = row * (height + gap), column * width + column // sheet.group * gap
+        canvas[top : top + height, left : left + width, :3] = image
+        canvas[top : top + height, left : left + width, 3] = 255
+    return Image.fromarray(canvas)
+
+
+def embed(sheet: Sheet, allowance: float = 1.0) -> Embedded:
+    """The sheet as the best data URI of at most `sheet.most * allowance` bytes."""
+    picture = laid_out(sheet)
+    for level in LEVELS[_first_level(picture) :]:
+        uri = _uri(picture, level)
+        if len(uri) <= sheet.most * allowance:
+            break
+    return Embedded(uri, picture.width, picture.height)
+
+
+def embed_film(film: Film, allowance: float = 1.0) -> dict[int, Embedded]:
+    """All frames at one quality, within `film.most * allowance` bytes; if the worst quality is too much, fewer frames."""
+    most = film.most * allowance
+    frames = {step: laid_out(sheet) for step, sheet in film.frames.items()}
+    while frames:
+        pictures = list(frames.values())
+        probes = pictures[:: max(1, len(pictures) // 2)][:2] + pictures[-1:]
+        for level in LEVELS[_first_level(pictures[0]) :]:
+            if sum(len(_uri(probe, level)) for probe in probes) / len(probes) * len(frames) > most:
+                continue
+            uris = {step: _uri(picture, level) for step, picture in frames.items()}
+            if sum(map(len, uris.values())) <= most:
+                return {step: Embedded(uris[step], frames[step].width, frames[step].height) for step in frames}
+        if len(frames) == 1:
+            return {}
+        steps = list(frames)
+        frames = {step: frames[step] for step in dict.fromkeys([*steps[:-1:2], steps[-1]][-max(1, len(steps) - 1) :])}
+    return {}
+
+
+def _first_level(picture: Image.Image) -> int:
+    """Large sheets are not worth the time of packing them without loss."""
+    return 0 if picture.width * picture.height <= 400_000 else 1
+
+
+def _uri(picture: Image.Image, level: tuple[float, int]) -> str:
+    factor, quality = level
+    if factor < 1:
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    packed = [("webp", _packed(picture, "WEBP", quality=quality, lossless=quality == 100, method=3))]
+    if quality == 100:
+        packed.append(("png", _packed(picture, "PNG", optimize=True)))
+    kind, content = min(packed, key=lambda pair: len(pair[1]))
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _packed(picture: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()

@@ -1,0 +1,193 @@
+"""What a run folder has to tell, read so that a run that has only just begun, or lost its data, still tells the rest."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tasvir.config import Refused, to_plain
+from tasvir.core import Recipe, abilities
+from tasvir.data import Dataset
+from tasvir.drawing import Opened
+from tasvir.models import recipe
+from tasvir.report.charts import count
+from tasvir.report.sheets import Sheet, cut
+from tasvir.runs import Run
+from tasvir.training.state import summary
+
+FAILURES = (Refused, OSError, RuntimeError)
+"""What may go wrong when a model is loaded or draws; the page then says so in words."""
+FRAMES = 24
+"""Most pictures of a timeline."""
+
+
+class Story:
+    """One run, each part read once, when it is asked for."""
+
+    def __init__(self, folder: Path):
+        self.run = Run.open(folder)
+        self.name = self.run.name
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe(self.run.config.recipe)
+
+    @cached_property
+    def abilities(self) -> list[str]:
+        return abilities(self.recipe.model)
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        return [line for line in self.run.lines() if isinstance(line.get("step"), int)]
+
+    @cached_property
+    def step(self) -> int:
+        """The last step that left a trace: a checkpoint, a log line or a picture."""
+        steps = [checkpoint.step for checkpoint in self.run.checkpoints()]
+        return max([*steps, *(line["step"] for line in self.lines), *self.shown], default=0)
+
+    @property
+    def steps(self) -> int:
+        return self.run.config.train.steps
+
+    @cached_property
+    def series(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Name → (steps, values); where training went back to a checkpoint, what came after it the second time."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for line in self.lines:
+            for name, value in line.items():
+                if name != "step" and isinstance(value, int | float):
+                    points = found.setdefault(name, [])
+                    while points and points[-1][0] >= line["step"]:
+                        points.pop()
+                    points.append((line["step"], float(value)))
+        return {name: tuple(np.array(points, float).T) for name, points in found.items()}  # type: ignore[misc]
+
+    @cached_property
+    def losses(self) -> dict[str, list[str]]:
+        """Player → its terms, in the order of the log."""
+        players: dict[str, list[str]] = {}
+        for name in summary({name: 0.0 for name in self.series if "/" in name}):
+            player, _, term = name.rpartition("/")
+            players.setdefault(player, []).append(term)
+        return players
+
+    @cached_property
+    def watched(self) -> list[str]:
+        """Names of the series that are not losses."""
+        losses = {f"{player}/{term}" for player, terms in self.losses.items() for term in terms}
+        return [name for name in self.series if name not in losses]
+
+    @cached_property
+    def health(self) -> list[tuple[str, list[int]]]:
+        """Each sentence of trouble with the steps it was said at; damaged checkpoints come last."""
+        said: dict[str, list[int]] = {}
+        for line in self.lines:
+            for sentence in line.get("health", []):
+                said.setdefault(str(sentence), []).append(line["step"])
+        return [*said.items(), *((sentence, []) for sentence in self.run.damaged())]
+
+    @cached_property
+    def measurements(self) -> list[dict[str, Any]]:
+        """Lines of measurements.jsonl, oldest first."""
+        lines = self.run.lines("measurements.jsonl")
+        return [line for line in lines if "metric" in line and isinstance(line.get("value"), int | float)]
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Time spent training, from the logged speed; None if there is none."""
+        if "pictures_per_second" not in self.series:
+            return None
+        steps, speeds = self.series["pictures_per_second"]
+        pictures = np.diff(steps, prepend=0) * self.run.config.train.batch_size
+        return float((pictures[speeds > 0] / speeds[speeds > 0]).sum())
+
+    @cached_property
+    def shown(self) -> dict[int, Path]:
+        """Step → the picture of samples drawn then (pairs, where the model cannot sample)."""
+        files = (self.run.folder / "samples").glob("*.png")
+        return {int(file.stem): file for file in sorted(files) if file.stem.isdigit()}
+
+    def frames(self, most: int = FRAMES) -> dict[int, Sheet]:
+        """At most so many of `shown`, evenly spaced, the first and the last among them; unreadable ones are left out."""
+        steps = list(self.shown)
+        chosen = dict.fromkeys(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
+        sheets = {steps[i]: self._read(self.shown[steps[i]], 1 if "sample" in self.abilities else 2) for i in chosen}
+        return {step: sheet for step, sheet in sheets.items() if sheet}
+
+    def last_pairs(self) -> tuple[int, Sheet] | None:
+        """The newest picture of inputs beside reconstructions in the folder, and its step."""
+        ending = "-reconstructions" if "sample" in self.abilities else ""
+        for file in sorted((self.run.folder / "samples").glob(f"*{ending}.png"), reverse=True):
+            sheet = self._read(file, 2)
+            if sheet:
+                return int(file.stem.removesuffix(ending)), sheet
+        return None
+
+    def _read(self, file: Path, group: int) -> Sheet | None:
+        try:
+            with Image.open(file) as picture:
+                return cut(picture, self.run.pictures.size, group)
+        except (OSError, ValueError):
+            return None
+
+    @cached_property
+    def _attempt(self) -> Opened | Exception:
+        try:
+            return Opened(self.run)
+        except FAILURES as error:
+            return error
+
+    @property
+    def opened(self) -> Opened:
+        """The run's model, to draw with. Raises what went wrong, the same every time."""
+        if isinstance(self._attempt, Exception):
+            raise self._attempt
+        return self._attempt
+
+    @cached_property
+    def _data_attempt(self) -> Dataset | Exception:
+        try:
+            dataset = self.opened.dataset
+        except FAILURES as error:
+            return error
+        if dataset.test.hash != self.run.dataset.get("hash", {}).get("test", dataset.test.hash):
+            return Refused(f"The pictures of {self.run.config.data.source} have changed since the run was trained.")
+        if not len(dataset.test.images):
+            return Refused(f"{dataset.name} has no held-out pictures.")
+        return dataset
+
+    @property
+    def dataset(self) -> Dataset:
+        """The pictures the run was trained on. Raises what went wrong, also if they are other ones now."""
+        if isinstance(self._data_attempt, Exception):
+            raise self._data_attempt
+        return self._data_attempt
+
+    @cached_property
+    def settings(self) -> dict[str, tuple[Any, Any]]:
+        """Path of each setting → (its value, the recipe's default)."""
+        config, default = self.run.config, self.recipe
+        found: dict[str, tuple[Any, Any]] = {"seed": (config.seed, 0)}
+        for section, ours, theirs in (
+            ("data", config.data, default.data),
+            ("train", config.train, default.train),
+            ("model", config.model, default.config),
+        ):
+            usual = _flat(section, to_plain(theirs))
+            found |= {path: (value, usual[path]) for path, value in _flat(section, to_plain(ours)).items()}
+        return found
+
+    def weights(self) -> str:
+        """Which weights pictures are drawn with, in words."""
+        averaged = "averaged weights" if self.run.config.train.average else "weights"
+        return f"the {averaged} of step {count(self.opened.step)}"
+
+
+def _flat(path: str, value: Any) -> dict[str, Any]:
+    """Settings below `path`, each by its full path."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {name: leaf for key, inner in value.items() for name, leaf in _flat(f"{path}.{key}", inner).items()}

@@ -1,0 +1,76 @@
+"""What all tests share: a cache folder of their own, tiny data sets, tiny runs."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from tasvir.config import DataConfig, Pictures, RunConfig, TrainConfig
+from tasvir.core import Batch, Model
+from tasvir.data import Dataset, load
+from tasvir.models import recipe
+from tasvir.runs import Run
+from tasvir.training.state import State
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Real pictures, where they are there; the tests that need them say so when they are not."""
+SHARED_CACHE = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    """Packs are made once for all tests, never in the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("TASVIR_CACHE")
+    os.environ["TASVIR_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["TASVIR_CACHE"]
+    else:
+        os.environ["TASVIR_CACHE"] = before
+
+
+def size_for(name: str) -> int:
+    """The smallest usual picture size that a recipe takes."""
+    return next(size for size in (8, 16, 32, 64) if recipe(name).model.accepts(size))
+
+
+def tiny_data(size: int) -> Dataset:
+    """A few real pictures: digits, scaled where the model wants more than 8 px."""
+    return load(DataConfig(source="digits", size=size, limit=200))
+
+
+def tiny_model(name: str, size: int | None = None, channels: int = 1) -> Model:
+    torch.manual_seed(0)
+    found = recipe(name)
+    return found.model(found.tiny, Pictures(channels, size or size_for(name)))
+
+
+def tiny_batch(size: int, number: int = 8) -> Batch:
+    data = tiny_data(size)
+    images = torch.from_numpy(np.array(data.train.images[:number])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return Batch(images, torch.from_numpy(np.array(data.train.labels[:number])))
+
+
+def tiny_run(name: str, folder: Path, **settings: object) -> tuple[Run, Dataset]:
+    """A run folder of a recipe's tiny form, not trained yet."""
+    data = tiny_data(size_for(name))
+    usual = {"steps": 6, "batch_size": 8, "log_every": 2, "sample_every": 3, "checkpoint_every": 3, "tensorboard": False}
+    config = RunConfig(
+        recipe=name,
+        seed=0,
+        data=DataConfig(source="digits", size=data.pictures.size, limit=200),
+        train=TrainConfig(**{**usual, "precision": "float32", **settings}),  # type: ignore[arg-type]
+        model=recipe(name).tiny,
+    )
+    return Run.create(folder, config, data.pictures, data.description), data
+
+
+def tiny_state(name: str, folder: Path, **settings: object) -> State:
+    run, _ = tiny_run(name, folder, **settings)
+    torch.manual_seed(0)
+    return State(tiny_model(name), run, torch.device("cpu"))
