@@ -90,9 +90,8 @@ def main() -> None:
                 time.sleep(0.3)  # the workers fill their queue and rest: four batches of a head start for them
                 taken[name].append(milliseconds(partial(draw, stream, BATCHES)) / BATCHES)
         medians = {name: statistics.median(values) for name, values in taken.items()}
-        print(
-            f"{BATCH} pictures of {SIZE}x{SIZE}, {ROUNDS} rounds of {BATCHES} batches in turns, {os.cpu_count()} cores, 1 thread each"
-        )
+        turns = f"{ROUNDS} rounds of {BATCHES} batches in turns"
+        print(f"{BATCH} pictures of {SIZE}x{SIZE}, {turns}, {os.cpu_count()} cores, 1 thread each")
         print(f"packing once {packing:.0f} ms, opening again {opening:.1f} ms\n")
         print(f"{'':28}{'ms a batch':>12}{'least':>9}{'most':>9}")
         for name, values in taken.items():

@@ -59,7 +59,14 @@ def tiny_batch(size: int, number: int = 8) -> Batch:
 def tiny_run(name: str, folder: Path, **settings: object) -> tuple[Run, Dataset]:
     """A run folder of a recipe's tiny form, not trained yet."""
     data = tiny_data(size_for(name))
-    usual = {"steps": 6, "batch_size": 8, "log_every": 2, "sample_every": 3, "checkpoint_every": 3, "tensorboard": False}
+    usual = {
+        "steps": 6,
+        "batch_size": 8,
+        "log_every": 2,
+        "sample_every": 3,
+        "checkpoint_every": 3,
+        "tensorboard": False,
+    }
     config = RunConfig(
         recipe=name,
         seed=0,

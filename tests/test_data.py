@@ -272,7 +272,7 @@ def test_transparency_is_laid_on_white():
     pixels[:, :8, 3], pixels[:, 8:16, 3], pixels[:, 16:, 3] = 0, 128, 255
     expected = [(255, 255, 255), (227, 127, 127), (200, 0, 0)]  # alpha * colour + (1 - alpha) * white
     image = decoded(as_bytes(Image.fromarray(pixels), "PNG"))
-    for column, color in zip((4, 12, 20), expected):
+    for column, color in zip((4, 12, 20), expected, strict=False):
         assert np.abs(image[12, column].astype(int) - color).max() <= 1
     palette = Image.new("P", (24, 24), 0)
     palette.putpalette([10, 20, 30, 40, 50, 60])
@@ -541,7 +541,7 @@ def test_digits_are_scikit_learns(monkeypatch):
     assert asked == [8] and dataset.pictures.size == 8 and dataset.pictures.channels == 1
     assert len(dataset.train) + len(dataset.test) == 1797
     original = np.round(load_digits().images * 255 / 16).astype(np.uint8)
-    known = {image.tobytes(): label for image, label in zip(original, load_digits().target)}
+    known = {image.tobytes(): label for image, label in zip(original, load_digits().target, strict=False)}
     for split in (dataset.train, dataset.test):
         assert [known[image.tobytes()] for image in split.images] == split.labels.tolist()
     large = load(DataConfig(source="digits", size=16), lambda size: pytest.fail("the size was given"))
@@ -763,7 +763,7 @@ def test_about_half_of_the_pictures_are_mirrored(tmp_path):
     flipped, plain = (Batches(dataset, 10, 3, "cpu", flip=flip) for flip in (True, False))
     mirrored = 0
     for step in range(40):
-        for one, other in zip(flipped[step].image, plain[step].image):
+        for one, other in zip(flipped[step].image, plain[step].image, strict=False):
             assert torch.equal(one, other) or torch.equal(one, other.flip(-1))
             mirrored += not torch.equal(one, other)
     assert 150 < mirrored < 250  # of 400: five standard deviations

@@ -90,7 +90,9 @@ def test_clipping_bounds_the_norm() -> None:
     optimizer = optimizers.build(player)
     norms = []
     step = optimizer.step
-    optimizer.step = lambda: norms.append(torch.nn.utils.get_total_norm([p.grad for p in player.parameters()])) or step()  # type: ignore[method-assign,assignment]
+    optimizer.step = lambda: (
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in player.parameters()])) or step()
+    )  # type: ignore[method-assign,assignment]
     descend(player, optimizer)
     assert float(norms[0]) == pytest.approx(1e-3, rel=1e-3)
 
@@ -223,7 +225,15 @@ def test_health_speaks_once_after_enough_lines_and_again_after_recovery(rule) ->
 
 def test_a_discriminator_that_has_won_is_said(tmp_path: Path) -> None:
     model = tiny_model("dcgan", 8)
-    turn = next(iter([model.discriminator_turn(lambda x: x.mean((1, 2, 3)), torch.full((4, 1, 8, 8), 9.0), torch.full((4, 1, 8, 8), -9.0))]))
+    turn = next(
+        iter(
+            [
+                model.discriminator_turn(
+                    lambda x: x.mean((1, 2, 3)), torch.full((4, 1, 8, 8), 9.0), torch.full((4, 1, 8, 8), -9.0)
+                )
+            ]
+        )
+    )
     assert float(turn.watch["won"]) == 1.0
 
 
@@ -242,7 +252,9 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.json"])
-def test_a_full_disk_leaves_the_last_good_checkpoint(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, data = tiny_run("vae", tmp_path / "run", steps=3)
     train(run, data)
     longer = replace(run, config=replace(run.config, train=replace(run.config.train, steps=9)))

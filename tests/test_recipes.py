@@ -97,14 +97,16 @@ def test_config_survives_yaml_and_its_ranges(name: str) -> None:
     assert from_plain(to_plain(config), type(config), "test") == config
 
 
-def _first_steps(name: str, folder: Path, steps: int, still: bool = False, **settings: object) -> list[tuple[dict, dict]]:
+def _first_steps(
+    name: str, folder: Path, steps: int, still: bool = False, **settings: object
+) -> list[tuple[dict, dict]]:
     """Losses and gradients of the first turns; `still` keeps the weights, so that differences do not add up."""
     state = tiny_state(name, folder, **settings)
     state.rate_factor = 0.0 if still else 1.0
     if settings.get("compile"):
         state.compile()
     found: list[tuple[dict, dict]] = []
-    for player, optimizer in state.optimizers.items():
+    for optimizer in state.optimizers.values():
         original, parameters = optimizer.step, dict(state.model.named_parameters())
 
         def step(closure=None, *, original=original, parameters=parameters, optimizer=optimizer):  # type: ignore[no-untyped-def]
@@ -135,7 +137,10 @@ def _assert_close(name: str, plain: list, fast: list, loss_tolerance: float, gra
         assert gradients.keys() == other_gradients.keys()
         whole = torch.cat([g.flatten() for g in gradients.values()])
         other = torch.cat([other_gradients[key].flatten() for key in gradients])
-        assert (whole - other).norm() <= gradient_tolerance * whole.norm(), (name, (whole - other).norm() / whole.norm())
+        assert (whole - other).norm() <= gradient_tolerance * whole.norm(), (
+            name,
+            (whole - other).norm() / whole.norm(),
+        )
 
 
 @EVERY

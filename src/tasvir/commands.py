@@ -1,4 +1,4 @@
-"""One class for each command: its fields are its settings, and calling it does the work. Heavy imports wait until then."""
+"""One class for each command: its fields are its settings, calling it does the work. Heavy imports wait until then."""
 
 import json
 import sys
@@ -12,9 +12,6 @@ from tasvir.cli import parse
 from tasvir.config import Count, CountOrZero, DataConfig, Refused, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
     from tasvir.core import Model
     from tasvir.data import Dataset
     from tasvir.runs import Run
@@ -27,7 +24,7 @@ Number = Annotated[Count, tyro.conf.arg(aliases=["-n"])]
 
 @dataclass(frozen=True)
 class Train:
-    """Train a recipe. Two of its settings have short names: --data is where the pictures come from, --out the folder."""
+    """Train a recipe. --data says where the pictures come from, --out which folder becomes the run."""
 
     data: DataConfig
     train: TrainConfig
@@ -44,7 +41,9 @@ class Train:
         from tasvir.models import RECIPES
 
         if not words or words[0] in ("-h", "--help"):
-            print(f"usage: tasvir train RECIPE --data PATH|NAME [--out DIR] [--seed N] …\n\nrecipes: {', '.join(RECIPES)}")
+            print(
+                f"usage: tasvir train RECIPE --data PATH|NAME [--out DIR] [--seed N] …\n\nrecipes: {', '.join(RECIPES)}"
+            )
             print("`tasvir train RECIPE --help` lists its settings.")
             raise SystemExit(0)
         if words[0].startswith("-"):
@@ -82,7 +81,9 @@ class Train:
         if processes.is_writer():
             processes.wait()
         if not kind.accepts(dataset.pictures.size):
-            raise Refused(f"{self.recipe} takes pictures of {kind.sizes}, not {dataset.pictures.size} px: set --data.size.")
+            raise Refused(
+                f"{self.recipe} takes pictures of {kind.sizes}, not {dataset.pictures.size} px: set --data.size."
+            )
         config = RunConfig(self.recipe, self.seed, self.data, self.train, self.model)
         run = Run(out, config, dataset.pictures, dataset.description)
         if processes.is_writer():
@@ -99,7 +100,9 @@ def _train_kind(config: type) -> type[Train]:
     import dataclasses
 
     fields = [("data", DataConfig), ("train", TrainConfig), ("model", config)]
-    return dataclasses.make_dataclass("Train", fields, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__})
+    return dataclasses.make_dataclass(
+        "Train", fields, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__}
+    )
 
 
 def _fitting_size(model: "type[Model]", native: int | None) -> int:

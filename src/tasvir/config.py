@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses with ranges, to and from plain values, YAML and the command line. Knows nothing of torch."""
+"""Settings: frozen dataclasses with ranges, to and from plain values and the command line. Without torch."""
 
 import dataclasses
 import typing
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-
 
 T = typing.TypeVar("T")
 

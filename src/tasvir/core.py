@@ -84,7 +84,7 @@ NoiseKind = Literal["normal", "uniform", "exponential"]
 def draw_noise(
     kind: NoiseKind, shape: Sequence[int], generator: torch.Generator | None = None, device: Any = "cpu"
 ) -> Tensor:
-    """Independent noise of zero mean and unit variance, float32, of one of three shapes: N(0,1), U(-√3,√3), Exp(1)-1."""
+    """Independent noise of zero mean and unit variance, float32: N(0,1), U(-√3,√3) or Exp(1)-1."""
     if kind == "normal":
         return torch.randn(*shape, generator=generator, device=device)
     values = torch.empty(*shape, device=device)
@@ -190,7 +190,9 @@ class Recipe:
     """The same config, small enough for a test."""
     expect: tuple[Expectation, ...] = ()
 
-    def preset(self, summary: str, expect: tuple[Expectation, ...] = (), train: dict | None = None, **config: Any) -> "Recipe":
+    def preset(
+        self, summary: str, expect: tuple[Expectation, ...] = (), train: dict | None = None, **config: Any
+    ) -> "Recipe":
         """This recipe with some settings of its model (and of the loop) changed."""
         return replace(
             self,

@@ -1,10 +1,11 @@
 """What a trained run can draw: samples, reconstructions, walks, manifolds, scatters. uint8 [N,H,W,C] comes out."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tasvir.config import DataConfig, Refused, nearest
 from tasvir.core import ABILITIES, Encodes, Noise, NoiseKind, abilities
-from tasvir.data import Dataset, load
+from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
 from tasvir.runs import Run
 from tasvir.training.precision import choose_device
@@ -38,6 +39,7 @@ class Opened:
     def __init__(self, folder: Path | str | Run, ability: str | None = None, step: int | None = None):
         self.run = folder if isinstance(folder, Run) else Run.open(folder)
         self.device = choose_device("auto")
+        self.model: Any
         self.model, self.step = self.run.load_model(step, device=self.device)
         if ability and not isinstance(self.model, ABILITIES[ability]):
             can = ", ".join(abilities(self.model))
@@ -57,11 +59,10 @@ class Opened:
         if source is None:
             return np.asarray(self.held_out[:number])
         wanted = self.run.pictures
-        color: Literal["grey", "rgb"] = "grey" if wanted.channels == 1 else "rgb"
-        config = DataConfig(source=source, size=wanted.size, color=color, labels="none", root=self.run.config.data.root)
-        found = load(config, minimum=1)
-        both = [split.images for split in (found.train, found.test) if len(split.images)]
-        return np.concatenate([images[:number] for images in both])[:number]
+        found, skipped = look(source, number, wanted.size, wanted.channels)
+        for file, reason in skipped:
+            print(f"{file} is left out: {reason}.", file=sys.stderr)
+        return found
 
     def labels(self, label: str | None, number: int) -> list[int] | None:
         """`number` times the class of that name or number. Raises `Refused` if the run knows no such class."""
@@ -104,7 +105,9 @@ class Opened:
                 raise Refused("A walk needs at least two pictures.")
             ends = torch.from_numpy(self._encode(real[: len(real) // 2 * 2]))
         elif source is not None:
-            raise Refused(f"{self.run.config.recipe} cannot encode pictures; leave them out to walk between random latents.")
+            raise Refused(
+                f"{self.run.config.recipe} cannot encode pictures; leave them out to walk between random latents."
+            )
         else:
             ends = Noise(range(seed, seed + 2 * number)).draw(self.model.latent_size)
         walked = [PATHS[path](start, end, steps) for start, end in zip(ends[::2], ends[1::2], strict=True)]

@@ -1,4 +1,4 @@
-"""`tasvir recipes`: the table of recipes, and one recipe with its networks, settings and what it was measured to reach."""
+"""`tasvir recipes`: all recipes, or one with its networks, settings and what it was measured to reach."""
 
 import inspect
 import io

@@ -45,7 +45,9 @@ def check_out(out: Path) -> None:
     """Raise `Refused` if `out` is neither a known kind of file nor a folder, or cannot be written."""
     known = (".png", ".npz", *FILMS)
     if out.suffix and out.suffix.lower() not in known and not out.is_dir():
-        raise Refused(f"--out {out} ends in {out.suffix}; pictures are written as {', '.join(known)}, or into a folder.")
+        raise Refused(
+            f"--out {out} ends in {out.suffix}; pictures are written as {', '.join(known)}, or into a folder."
+        )
     try:
         (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
         probe = (out.parent if out.suffix else out) / ".tasvir-can-write"
@@ -76,8 +78,8 @@ def write(
         if kind == ".png":
             grid(images, columns).save(out)
         elif kind == ".npz":
-            extra = {} if labels is None else {"labels": np.asarray(labels, np.int64)}
-            np.savez_compressed(out, images=images, **extra)
+            arrays = {"images": images} | ({} if labels is None else {"labels": np.asarray(labels, np.int64)})
+            np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
         elif kind in FILMS:
             frames = [to_pil(image) for image in images]
             frames[0].save(out, FILMS[kind], save_all=True, append_images=frames[1:], duration=100, loop=0)

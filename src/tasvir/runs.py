@@ -1,4 +1,4 @@
-"""The run folder: config, checkpoints, log, pictures, measurements. Written so that a kill at any instant loses nothing.
+"""The run folder: config, checkpoints, log, pictures, measurements. A kill at any instant loses nothing.
 
 Weights are safetensors and everything else is YAML or JSON: reading a run executes nothing.
 """
@@ -88,7 +88,9 @@ class Run:
     def create(cls, folder: Path, config: RunConfig, pictures: Pictures, dataset: dict[str, Any]) -> "Run":
         """Make the folder and write its config. Raises `Refused` if it holds anything already or cannot be written."""
         if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
-            hint = f"`tasvir resume {folder}` goes on with it" if (folder / "config.yaml").exists() else "it is not empty"
+            hint = (
+                f"`tasvir resume {folder}` goes on with it" if (folder / "config.yaml").exists() else "it is not empty"
+            )
             raise Refused(f"{folder} exists already: {hint}; choose another --out to begin anew.")
         run = cls(folder, config, pictures, dataset)
         try:
@@ -165,7 +167,9 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise Refused(f"Another training is running in {self.folder}.\nWait for it, or choose another --out.") from None
+            raise Refused(
+                f"Another training is running in {self.folder}.\nWait for it, or choose another --out."
+            ) from None
         except OSError as error:
             raise Refused(f"{self.folder} cannot be written: {error.strerror or error}.") from None
         try:
@@ -225,7 +229,11 @@ class Run:
             raise OutOfSpace(
                 f"The checkpoint of step {step} could not be written to {self.folder}: "
                 f"{'the disk is full' if full else error.strerror or error}.\n"
-                + (f"Checkpoint {kept[-1].step} is whole; `tasvir resume {self.folder}` goes on from it." if kept else "")
+                + (
+                    f"Checkpoint {kept[-1].step} is whole; `tasvir resume {self.folder}` goes on from it."
+                    if kept
+                    else ""
+                )
             ) from None
         for old in self.checkpoints()[: -self.config.train.keep]:
             if old.folder != (self.folder / "best").resolve():
@@ -251,7 +259,9 @@ class Run:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise Refused(f"{checkpoint.folder} does not fit the config of its run: {str(error).splitlines()[1]}") from None
+            raise Refused(
+                f"{checkpoint.folder} does not fit the config of its run: {str(error).splitlines()[1]}"
+            ) from None
         return model.to(device).eval().requires_grad_(False), checkpoint.step
 
     def read(self, checkpoint: Checkpoint, file: str) -> dict[str, "Tensor"]:

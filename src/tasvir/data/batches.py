@@ -1,4 +1,4 @@
-"""Batches from a packed set: an endless shuffled stream in which every batch is a pure function of (seed, step, rank)."""
+"""Batches from a packed set: an endless shuffled stream, each batch a pure function of (seed, step, rank)."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from tasvir.core import Batch
 from tasvir.data.packing import Dataset, Split
 
 RESIDENT = 1 << 30
-"""Bytes up to which a training split (and its mirror image) is put on the device once; larger ones are read as needed."""
+"""Bytes up to which a training split (and its mirror image) is put on the device once; else read as needed."""
 SHUFFLE, FLIP = 0, 1  # so that the two never draw the same random numbers
 
 
@@ -111,7 +111,7 @@ class Batches:
         return draws[self.rank * self.batch_size : (self.rank + 1) * self.batch_size] < 0.5
 
     def _read(self, step: int) -> Batch:
-        """The batch with `image` still [batch_size,H,W,C] uint8: on the device if the set is, else ready to go there."""
+        """The batch with `image` still [batch_size,H,W,C] uint8: on the device if the set is, or ready to go."""
         indices, mirrored = self.indices(step), self.mirrored(step)
         labels = self.split.labels
         label = None if labels is None else torch.from_numpy(labels[indices])

@@ -284,7 +284,7 @@ def goatee(jaw: str) -> Part:
 
 MOUSTACHE = smooth(symmetric("0,65.8 4,64.8 9.4,66.6 13.4,70.6 8,70.8 3.6,69.4 0,69.6"))
 BEARDS: dict[str, dict[str, Part]] = {
-    "none": {name: () for name in JAWS},
+    "none": dict.fromkeys(JAWS, ()),
     "moustache": {name: outlined(MOUSTACHE, "beard", 0.7) for name in JAWS},
     "goatee": {name: goatee(jaw) for name, jaw in JAWS.items()},
     "full": {name: full_beard(jaw) for name, jaw in JAWS.items()},

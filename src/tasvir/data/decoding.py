@@ -81,3 +81,12 @@ def fit(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """[H,W,1 or 3] to [H,W,channels]; grey is the luma of ITU-R 601, as in Pillow."""
+    if image.shape[-1] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=-1)
+    return np.asarray(Image.fromarray(image).convert("L"))[..., None]

@@ -23,10 +23,9 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
 
 from tasvir.config import Pictures, Refused
-from tasvir.data.decoding import FILTER, Unreadable
+from tasvir.data.decoding import FILTER, Unreadable, with_channels
 from tasvir.data.sources import Items, Source, cache_folder
 
 T = TypeVar("T")
@@ -258,7 +257,7 @@ class _Plan:
 
 
 def _plan(items: Items, limit: int | None, workers: "_Workers") -> _Plan:
-    """The source's own split, or one by content; in the order of content hashes where not everything is wanted in order.
+    """The source's own split, or one by content; by order of content hash where not all is wanted in order.
 
     A picture is for testing when its hash is among the lowest tenth of all possible ones, and among the `MOST_TEST`
     lowest. As a set grows, no training picture ever becomes a test picture.
@@ -361,20 +360,11 @@ def _decode_chunk(key: int, numbers: list[int], size: int, channels: int) -> _De
         except Unreadable as error:
             bad[number] = str(error)
             continue
-        images.append(_with_channels(image, channels))
+        images.append(with_channels(image, channels))
         kept.append(number)
         sides.append(side)
     stacked = np.stack(images) if images else np.empty((0, size, size, channels), np.uint8)
     return _Decoded(stacked, kept, sides, bad)
-
-
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """[H,W,1 or 3] to [H,W,channels]; grey is the luma of ITU-R 601, as in Pillow."""
-    if image.shape[-1] == channels:
-        return image
-    if channels == 3:
-        return np.repeat(image, 3, axis=-1)
-    return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
 class _Workers:

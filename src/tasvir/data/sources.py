@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,9 @@ def _fetch(name: str, kind: str, root: Path, where: Path, **options: Any) -> Any
             socket.setdefaulttimeout(waiting)
 
 
-def _torchvision(config: DataConfig, kind: str, size: int, splits: dict[str, dict], classes=()) -> Source:
+def _torchvision(
+    config: DataConfig, kind: str, size: int, splits: dict[str, dict], classes: tuple[str, ...] = ()
+) -> Source:
     name, root = config.source, _root(config)
 
     def read() -> Items:
@@ -227,7 +230,7 @@ def _torchvision(config: DataConfig, kind: str, size: int, splits: dict[str, dic
 
 
 def _idx(config: DataConfig, kind: str, classes: tuple[str, ...]) -> Source:
-    """MNIST and its kin, whose files are read here: torchvision would want to extract them, also into read-only folders."""
+    """MNIST and its kin, read here: torchvision would want to extract the files, also into read-only folders."""
     name, root = config.source, _root(config)
     raw = root / kind / "raw"
     parts = {"train": "train", "test": "t10k"}
@@ -240,7 +243,7 @@ def _idx(config: DataConfig, kind: str, classes: tuple[str, ...]) -> Source:
 
     def read() -> Items:
         arrays = [_read_idx(file) for file in files if file is not None]
-        return _from_arrays(dict(zip(parts, zip(arrays[0::2], arrays[1::2]))), classes, 28)
+        return _from_arrays(dict(zip(parts, zip(arrays[0::2], arrays[1::2], strict=True), strict=True)), classes, 28)
 
     stats = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file is not None]
     return Source(name, [name, 1, stats], 28, read, (f"{name}: with its official training and test split.",))
@@ -426,8 +429,9 @@ def _recognize(names: list[str]) -> tuple[list[str] | None, list[int] | None, tu
 
 def _without_common(parts: list[list[str]]) -> list[list[str]]:
     """Paths without the folders that all of them lie in."""
-    common = os.path.commonprefix([part[:-1] for part in parts])
-    return [part[len(common) :] for part in parts]
+    levels = zip(*(part[:-1] for part in parts), strict=False)
+    common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return [part[common:] for part in parts]
 
 
 def _list(words: Iterable[str], most: int = 12) -> str:

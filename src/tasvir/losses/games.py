@@ -98,7 +98,10 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fa
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """Half the mean of ‖∇D(x)‖² at real pictures [B,C,H,W], in float32 (Mescheder et al. 2018, arXiv 1801.04406, eq. 9)."""
+    """Half the mean of ‖∇D(x)‖² at real pictures [B,C,H,W], in float32.
+
+    Mescheder et al. 2018, arXiv 1801.04406, equation 9.
+    """
     point = real.float().detach().requires_grad_()
     return 0.5 * _input_gradient(discriminator, point).square().flatten(1).sum(1).mean()
 

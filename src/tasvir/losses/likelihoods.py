@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-
 LikelihoodName = Literal["bernoulli", "gaussian", "mse"]
 
 

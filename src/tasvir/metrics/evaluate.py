@@ -109,9 +109,7 @@ METRICS: dict[str, tuple[str, Callable[[Subject], list[Value]]]] = {
 """Metric → (ability that the model needs, function)."""
 
 
-def evaluate(
-    folder: Path, metrics: tuple[str, ...], number: int, seed: int, step: int | None
-) -> list[dict[str, Any]]:
+def evaluate(folder: Path, metrics: tuple[str, ...], number: int, seed: int, step: int | None) -> list[dict[str, Any]]:
     """Measure a run on its held-out pictures, append every number to measurements.jsonl, and return them.
 
     Raises `Refused` for a metric that does not exist or that the model cannot be measured by.
@@ -170,4 +168,3 @@ def sentence(line: dict[str, Any]) -> str:
         f"{line['metric']:<24}{line['value']:.5g}{margin}{real}   "
         f"{line['n']} pictures, {passport['reference']} {passport['split']}, step {passport['step']}"
     )
-

@@ -12,7 +12,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def halvings(size: int, smallest: int = 4) -> list[int]:
-    """Picture sizes from `size` down, each half of the one before rounded up, the last below 2 × `smallest`."""
+    """Picture sizes from `size` down, each half of the one before rounded up, the last below 2 × `smallest` - 1."""
     sizes = [size]
     while sizes[-1] >= 2 * smallest - 1:
         sizes.append((sizes[-1] + 1) // 2)
@@ -27,30 +27,29 @@ class Encoder(nn.Module):
         sizes = halvings(size)
         layers: list[nn.Module] = []
         for width in _widths(widths, len(sizes) - 1):
-            layers += [nn.Conv2d(channels, width, 4 - sizes[0] % 2, stride=2, padding=1)]
-            layers += [NORMS[norm](width), nn.LeakyReLU(0.2)]
-            channels, sizes = width, sizes[1:]
+            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), NORMS[norm](width), nn.LeakyReLU(0.2)]
+            channels = width
         self.convolutions = nn.Sequential(*layers)
-        self.dense = nn.Linear(channels * sizes[0] ** 2, outputs)
+        self.dense = nn.Linear(channels * sizes[-1] ** 2, outputs)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.dense(self.convolutions(image).flatten(1))
 
 
 class Decoder(nn.Module):
-    """[B,latent] → [B,C,S,S] logits: a dense layer, then one stride-2 transposed convolution for each doubling."""
+    """[B,latent] → [B,C,S,S] logits: a dense layer, a stride-2 transposed convolution for each doubling, a last one."""
 
     def __init__(self, latent: int, channels: int, size: int, widths: tuple[int, ...], norm: str):
         super().__init__()
         sizes = halvings(size)[::-1]
-        outward = [*_widths(widths, len(sizes) - 1)[::-1], channels]
+        outward = _widths(widths, len(sizes) - 1)[::-1]
         self.shape = (outward[0], sizes[0], sizes[0])
         self.dense = nn.Linear(latent, outward[0] * sizes[0] ** 2)
         layers: list[nn.Module] = []
-        for width, after, bigger in zip(outward, outward[1:], sizes[1:], strict=False):
-            layers += [NORMS[norm](width), nn.LeakyReLU(0.2)]
-            layers += [nn.ConvTranspose2d(width, after, 4 - bigger % 2, stride=2, padding=1)]
-        self.convolutions = nn.Sequential(*layers)
+        for before, after, bigger in zip(outward, [*outward[1:], outward[-1]], sizes[1:], strict=True):
+            layers += [nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1 - bigger % 2)]
+            layers += [NORMS[norm](after), nn.LeakyReLU(0.2)]
+        self.convolutions = nn.Sequential(*layers, nn.Conv2d(outward[-1], channels, 3, padding=1))
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.convolutions(self.dense(latent).unflatten(1, self.shape))

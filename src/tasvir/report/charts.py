@@ -59,7 +59,9 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
         good = np.isfinite(line.values)
         if not good.all():
             count = int((~good).sum())
-            notes.append(f"{line.name}: {count} value{'s were' if count > 1 else ' was'} not finite and cannot be drawn.")
+            notes.append(
+                f"{line.name}: {count} value{'s were' if count > 1 else ' was'} not finite and cannot be drawn."
+            )
         if good.any():
             lines.append(Line(line.name, line.steps[good], line.values[good]))
     if not lines:
@@ -104,7 +106,9 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
         title=chart.title,
         unit=chart.unit + (", log scale" if logarithmic else ""),
         x=chart.x,
-        x_ticks=[(float(across(at)), short(at)) for at in _ticks(first, last, 5)] if last > first else [(0.0, short(last))],
+        x_ticks=[(float(across(at)), short(at)) for at in _ticks(first, last, 5)]
+        if last > first
+        else [(0.0, short(last))],
         y_ticks=[(float(down(at)), number(10**at if logarithmic else at)) for at in ticks],
         lines=drawn,
         events=[float(across(step)) for step in chart.events if first <= step <= last],
@@ -200,13 +204,21 @@ def short(step: float) -> str:
     return f"{step:.4g}"
 
 
-def cloud(position: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[list[str], list[tuple[float, str]], list[tuple[float, str]]]:
+def cloud(
+    position: np.ndarray, groups: Sequence[np.ndarray]
+) -> tuple[list[str], list[tuple[float, str]], list[tuple[float, str]]]:
     """Points [N,2] as one SVG path of dots for each group (boolean [N]), in a square frame; and the ticks of both axes."""
     low, high = position.min(0), position.max(0)
     middle, half = (low + high) / 2, max(float((high - low).max()) / 2, 1e-6) * 1.06
     x = (position[:, 0] - middle[0] + half) / (2 * half) * 1000
     y = (middle[1] + half - position[:, 1]) / (2 * half) * 1000
     paths = ["".join(f"M{a:.0f} {b:.0f}h0" for a, b in zip(x[group], y[group], strict=True)) for group in groups]
-    across = [((at - middle[0] + half) / (2 * half) * 1000, number(at)) for at in _ticks(middle[0] - half, middle[0] + half, 5)]
-    down = [((middle[1] + half - at) / (2 * half) * 1000, number(at)) for at in _ticks(middle[1] - half, middle[1] + half, 5)]
+    across = [
+        ((at - middle[0] + half) / (2 * half) * 1000, number(at))
+        for at in _ticks(middle[0] - half, middle[0] + half, 5)
+    ]
+    down = [
+        ((middle[1] + half - at) / (2 * half) * 1000, number(at))
+        for at in _ticks(middle[1] - half, middle[1] + half, 5)
+    ]
     return paths, across, down

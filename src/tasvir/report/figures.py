@@ -37,7 +37,9 @@ def scatter(points: Points) -> Figure:
                 axes.scatter(*points.position[chosen].T, color=color, label=_plain(name), **style)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=(40 / size) ** 0.5)
     else:
-        drawn = axes.scatter(*points.position.T, c=points.label, cmap="viridis", vmin=0, vmax=len(points.classes) - 1, **style)
+        drawn = axes.scatter(
+            *points.position.T, c=points.label, cmap="viridis", vmin=0, vmax=len(points.classes) - 1, **style
+        )
         scale = figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, len(points.classes) - 1])
         scale.ax.set_yticklabels([_plain(points.classes[0]), _plain(points.classes[-1])])
     axes.set_xlabel(points.axes[0])

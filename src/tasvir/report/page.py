@@ -51,7 +51,7 @@ def facts(story: Story) -> list[tuple[str, str, str]]:
         ("trained on", charts.count(counts["train"]) if "train" in counts else "?", f"pictures, {size}"),
     ]
     if story.seconds:
-        steps, speeds = story.series["pictures_per_second"]
+        _steps, _speeds = story.series["pictures_per_second"]
         speed = story.step * config.train.batch_size / story.seconds
         found.append(("training time", duration(story.seconds), f"{charts.number(float(f'{speed:.3g}'))} pictures/s"))
     try:
@@ -66,7 +66,9 @@ def health(story: Story) -> list[tuple[str, str]]:
     """Sentences of trouble, each with its steps in words."""
     told = []
     for sentence, steps in story.health:
-        at = ", ".join(charts.count(step) for step in steps[:6]) + (f" and {len(steps) - 6} more" if len(steps) > 6 else "")
+        at = ", ".join(charts.count(step) for step in steps[:6]) + (
+            f" and {len(steps) - 6} more" if len(steps) > 6 else ""
+        )
         told.append((sentence, f"step{'s' if len(steps) > 1 else ''} {at}" if steps else ""))
     return told
 
@@ -110,7 +112,9 @@ def write(template: str, values: dict[str, Any], out: Path) -> str:
         if len(page) <= BUDGET:
             break
     else:
-        raise Refused(f"The page would have {len(page) / 1e6:.1f} MB, more than {BUDGET / 1e6:.0f}; report fewer runs at once.")
+        raise Refused(
+            f"The page would have {len(page) / 1e6:.1f} MB, more than {BUDGET / 1e6:.0f}; report fewer runs at once."
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(page)
@@ -126,6 +130,7 @@ def size(number: int) -> str:
 def _render(template: str, values: dict[str, Any], allowance: float) -> str:
     import jinja2
 
+    now = datetime.datetime.now()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasvir.report"),
         autoescape=True,
@@ -133,18 +138,16 @@ def _render(template: str, values: dict[str, Any], allowance: float) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"flag": flag, "plain": plain, "codes": codes}
+    environment.filters |= {"flag": flag, "plain": plain, "codes": codes, "count": charts.count}
     environment.globals |= {
         "embed": partial(sheets.embed, allowance=allowance),
-        "embed_film": partial(sheets.embed_film, allowance=allowance),
+        "embed_films": partial(sheets.embed_films, allowance=allowance),
         "draw": partial(charts.draw, allowance=allowance),
         "palette": PALETTE,
-        "now": datetime.datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
+        "now": f"{now.day} {now:%B %Y, %H:%M}",
         "version": __version__,
     }
     return environment.get_template(template).render(values)
-
-
 
 
 def plain(value: Any) -> str:

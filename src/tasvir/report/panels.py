@@ -25,6 +25,13 @@ class Content:
     words: str
     values: dict[str, Any] = field(default_factory=dict)
 
+    def __getattr__(self, name: str) -> Any:
+        """The template reads a value as an attribute."""
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -87,7 +94,7 @@ def timeline(story: Story) -> Content | None:
     left_out = len(story.shown) - len(frames)
     if left_out:
         words += f" {len(frames)} of {len(story.shown)} showings."
-    return Content("timeline", words, {"films": [("", Film(frames))], "points": None})
+    return Content("timeline", words, {"films": [("", Film(frames))]})
 
 
 def reconstructions(story: Story) -> Content:
@@ -159,7 +166,9 @@ def losses(story: Story) -> Content:
         for player, terms in story.losses.items()
     ]
     words = f"Each point is the mean since the one before (every {count(story.run.config.train.log_every)} steps)"
-    smooth = any(len(story.series[f"{player}/{term}"][0]) >= 30 for player, terms in story.losses.items() for term in terms)
+    smooth = any(
+        len(story.series[f"{player}/{term}"][0]) >= 30 for player, terms in story.losses.items() for term in terms
+    )
     words += "; bold is smoothed." if smooth else "."
     if events:
         words += " Dashed lines mark where trouble was noticed."
@@ -211,7 +220,8 @@ def measurements(story: Story) -> Content:
         rows.pop(key, None)
         rows[key] = measured(line)
     expected = [
-        {"metric": e.metric, "value": number(e.value), "passport": e.passport, "command": e.command} for e in story.recipe.expect
+        {"metric": e.metric, "value": number(e.value), "passport": e.passport, "command": e.command}
+        for e in story.recipe.expect
     ]
     name = story.run.config.recipe
     words = "" if rows else f"Nothing has been measured yet; `tasvir evaluate {story.run.folder}` does."
@@ -243,7 +253,12 @@ def data(story: Story) -> Content:
     rows.append(("each", f"{pictures.size}×{pictures.size} px, {'grey' if pictures.channels == 1 else 'colour'}"))
     if pictures.classes:
         shown = pictures.classes[:40]
-        rows.append((f"{len(pictures.classes)} classes", ", ".join(shown) + (" …" if len(shown) < len(pictures.classes) else "")))
+        rows.append(
+            (
+                f"{len(pictures.classes)} classes",
+                ", ".join(shown) + (" …" if len(shown) < len(pictures.classes) else ""),
+            )
+        )
     if about.get("resize"):
         rows.append(("made to fit by", about["resize"]))
     if about.get("skipped"):
@@ -253,7 +268,9 @@ def data(story: Story) -> Content:
 
 
 def again(story: Story) -> Content:
-    return Content("command", "Trains this run again, to the same bits on the same machine.", {"command": story.run.command()})
+    return Content(
+        "command", "Trains this run again, to the same bits on the same machine.", {"command": story.run.command()}
+    )
 
 
 def settings(story: Story) -> Content:

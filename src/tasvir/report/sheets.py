@@ -66,7 +66,11 @@ def cut(picture: Image.Image, size: int, group: int = 1) -> Sheet:
     gap, factor = 2, max(1, math.ceil(28 / size))
     tile = size * factor
     columns, rows = (picture.width - gap) // (tile + gap), (picture.height - gap) // (tile + gap)
-    if columns * (tile + gap) + gap != picture.width or rows * (tile + gap) + gap != picture.height or not columns * rows:
+    if (
+        columns * (tile + gap) + gap != picture.width
+        or rows * (tile + gap) + gap != picture.height
+        or not columns * rows
+    ):
         raise ValueError(f"no grid of {tile} px pictures")
     values = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
     values = values.reshape(*values.shape[:2], -1)[gap:, gap:]
@@ -88,7 +92,7 @@ def bounded(sheet: Sheet) -> Sheet:
 def laid_out(sheet: Sheet) -> Image.Image:
     """One RGBA picture of the sheet, transparent between its pictures."""
     sheet = bounded(sheet)
-    number, height, width, channels = sheet.images.shape
+    number, height, width, _channels = sheet.images.shape
     gap = max(1, width // 16)
     groups = math.ceil(sheet.columns / sheet.group)
     rows = math.ceil(number / sheet.columns)
@@ -125,11 +129,44 @@ def embed_film(film: Film, allowance: float = 1.0) -> dict[int, Embedded]:
             uris = {step: _uri(picture, level) for step, picture in frames.items()}
             if sum(map(len, uris.values())) <= most:
                 return {step: Embedded(uris[step], frames[step].width, frames[step].height) for step in frames}
-        if len(frames) == 1:
-            return {}
         steps = list(frames)
-        frames = {step: frames[step] for step in dict.fromkeys([*steps[:-1:2], steps[-1]][-max(1, len(steps) - 1) :])}
+        frames = {step: frames[step] for step in ([*steps[:-1:2], steps[-1]] if len(steps) > 2 else steps[1:])}
     return {}
+
+
+@dataclass(frozen=True)
+class Reel:
+    """One film as the page holds it."""
+
+    name: str
+    steps: list[int]
+    images: list[Embedded]
+    map: list[int]
+    """Point of the slider → frame."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Films under one slider."""
+
+    points: int
+    films: list[Reel]
+
+
+def embed_films(films: list[tuple[str, Film]], allowance: float = 1.0) -> Timeline:
+    """Named films under one slider: at each point, every film shows the frame nearest in its share of training."""
+    made = [(name, embed_film(film, allowance)) for name, film in films]
+    points = max(len(frames) for _, frames in made)
+    reels = []
+    for name, frames in made:
+        steps = list(frames)
+        if len(made) == 1:
+            chosen = list(range(points))
+        else:
+            part = np.array(steps) / max(steps[-1], 1)
+            chosen = [int(np.abs(part - at).argmin()) for at in np.linspace(0, 1, points)]
+        reels.append(Reel(name, steps, list(frames.values()), chosen))
+    return Timeline(points, reels)
 
 
 def _first_level(picture: Image.Image) -> int:

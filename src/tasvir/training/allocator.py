@@ -1,4 +1,4 @@
-"""Memory settings that make training on Linux CPUs faster: glibc keeps freed memory instead of faulting it in every step."""
+"""Memory settings that make training on Linux CPUs faster: glibc keeps freed memory, not to fault it in anew."""
 
 import ctypes
 import os

@@ -63,7 +63,7 @@ class Health:
     streaks: dict[str, int] = field(default_factory=dict)
 
     def check(self, values: dict[str, float]) -> list[str]:
-        """Sentences for what has just become bad. `values` are a log line's numbers, keyed `player/series` or `series`."""
+        """Sentences for what has just become bad. `values` are a log line's numbers by `player/series`."""
         said = []
         for rule in RULES:
             found = [value for name, value in values.items() if name.rpartition("/")[2] == rule.series]

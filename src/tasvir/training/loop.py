@@ -1,4 +1,4 @@
-"""The loop: one function that trains every family, keeps the run folder up to date, and can be stopped at any instant."""
+"""The loop: one function that trains every family, keeps the run folder up to date, and can be stopped any time."""
 
 import signal
 import time
@@ -84,13 +84,13 @@ def _advance(state: State, batches: Batches, keeper: "Keeper | None", asked: lis
     for step, batch in batches.iterate(state.step, settings.steps):
         meter.add(state.advance(batch))
         done = step + 1
-        stopping = asked if processes.count() == 1 else ()
+        stopping = bool(asked) and processes.count() == 1
         last = done == settings.steps
         if done % settings.log_every == 0 or last:
             if processes.any_of(bool(state.longest_row >= settings.patience), state.device):
                 return "not finite"
             if processes.any_of(bool(asked), state.device):
-                stopping = (1,)
+                stopping = True
             if keeper:
                 keeper.log(meter.means())
             meter = Meter()

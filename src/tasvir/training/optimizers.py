@@ -56,9 +56,7 @@ def build(player: Player) -> torch.optim.Optimizer:
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
     fused = parameters[0].device.type in ("cpu", "cuda")
-    return kind(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=fused
-    )
+    return kind(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
 
 
 def descend(turn: Turn, player: Player, optimizer: torch.optim.Optimizer, rate: float, scale: LossScale) -> Tensor:

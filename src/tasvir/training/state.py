@@ -22,7 +22,7 @@ class State:
         self.device = device
         self.dtype = choose_dtype(settings.precision, device)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = model.to(device, memory_format=layout).train()
+        self.model = model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
         self.players = model.players()
         self.optimizers = {name: optimizers.build(player) for name, player in self.players.items()}
         self.average = Average(model, settings.average) if settings.average and processes.is_writer() else None
@@ -131,7 +131,7 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def _like(parameter: Tensor, name: str, value: Tensor) -> Tensor:
-    """An optimizer's tensor as the optimizer keeps it: a moment in its parameter's layout, which fused kernels rely on."""
+    """An optimizer's tensor as the optimizer keeps it: moments in the parameter's layout, as fused kernels want."""
     if value.shape != parameter.shape or name == "step":
         return value.clone().to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

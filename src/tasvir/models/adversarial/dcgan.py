@@ -38,7 +38,10 @@ class DCGAN(GAN):
         return size in (8, 16, 32, 64, 128, 256, 28, 56)
 
     def networks(self, config: DCGANConfig, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
-        generator, discriminator = convolutional_generator(config, pictures), convolutional_discriminator(config, pictures)
+        generator, discriminator = (
+            convolutional_generator(config, pictures),
+            convolutional_discriminator(config, pictures),
+        )
         for network in (generator, discriminator):
             network.apply(initialize)
         return generator, discriminator

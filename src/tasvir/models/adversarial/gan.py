@@ -1,4 +1,4 @@
-"""Generative adversarial nets (Goodfellow et al. 2014, arXiv 1406.2661), fully connected, under any game of the table."""
+"""Generative adversarial nets (Goodfellow et al. 2014, arXiv 1406.2661), dense layers, any game of the table."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,7 +80,9 @@ def dense_generator(config: GANConfig, pictures: Pictures) -> nn.Module:
         layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
         before = width
     shape = (pictures.channels, pictures.size, pictures.size)
-    return nn.Sequential(*layers, nn.Linear(before, pictures.channels * pictures.size**2), nn.Unflatten(1, shape), nn.Tanh())
+    return nn.Sequential(
+        *layers, nn.Linear(before, pictures.channels * pictures.size**2), nn.Unflatten(1, shape), nn.Tanh()
+    )
 
 
 def dense_discriminator(config: GANConfig, pictures: Pictures) -> nn.Module:

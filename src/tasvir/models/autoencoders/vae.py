@@ -1,7 +1,8 @@
 """The variational autoencoder (Kingma and Welling 2014, arXiv 1312.6114), with beta (Higgins et al. 2017)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,12 @@ class VAE(Model):
     sizes = Autoencoder.sizes
     accepts = staticmethod(Autoencoder.accepts)
 
-    def __init__(self, config: VAEConfig, pictures: Pictures):
+    def __init__(self, config: Any, pictures: Pictures):
         super().__init__(config, pictures)
         self.latent_size = config.latent_size
         self.encoder, self.decoder = self.networks(config, pictures)
 
-    def networks(self, config: VAEConfig, pictures: Pictures) -> tuple[torch.nn.Module, torch.nn.Module]:
+    def networks(self, config: Any, pictures: Pictures) -> tuple[torch.nn.Module, torch.nn.Module]:
         """The encoder, [B,C,S,S] → mean and log-variance [B,2D], and the decoder, [B,D] → logits [B,C,S,S]."""
         return (
             Encoder(pictures.channels, pictures.size, config.widths, 2 * config.latent_size, config.norm),
@@ -93,7 +94,5 @@ VAE_RECIPE = Recipe(
 
 RECIPES = {
     "vae": VAE_RECIPE,
-    "vae-2d": replace(
-        VAE_RECIPE.preset("VAE with two latent dimensions, for looking at.", latent_size=2),
-    ),
+    "vae-2d": VAE_RECIPE.preset("VAE with two latent dimensions, for looking at.", latent_size=2),
 }

@@ -1,0 +1,162 @@
+"""A training step of tasvir beside the same networks as a tutorial would write it: plain eager float32 PyTorch.
+
+`python bench/steps.py [--rounds N]`. The two take turns in processes of their own (memory settings are a process's), a
+few steps each time; medians over all rounds and their ratio are printed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+STEPS, WARMUP = 6, 3
+CASES = {
+    "dcgan": ("DCGAN 64×64×3, batch 64, width 512 (pytorch/examples' size)", {"width": 512}),
+    "dcgan-paper": ("DCGAN 64×64×3, batch 64, width 1024 (the paper's size)", {"width": 1024}),
+    "vae": ("VAE 64×64×3, batch 64", {}),
+}
+
+
+def tutorial(name: str, model, batches):  # type: ignore[no-untyped-def]
+    """One step after another as in PyTorch's own examples, on tasvir's networks."""
+    import torch
+    from torch import nn
+
+    config = model.config
+    if name == "vae":
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.learning_rate)
+
+        def step(image):  # type: ignore[no-untyped-def]
+            optimizer.zero_grad()
+            mean, log_variance = model.encoder(image).chunk(2, dim=1)
+            latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+            made = torch.sigmoid(model.decoder(latent))
+            reconstruction = nn.functional.binary_cross_entropy(made, (image + 1) / 2, reduction="sum") / len(image)
+            divergence = -0.5 * torch.mean(torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp(), dim=1))
+            loss = reconstruction + divergence
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+    criterion = nn.BCEWithLogitsLoss()
+    betas = config.generator.betas
+    of_discriminator = torch.optim.Adam(model.discriminator.parameters(), lr=2e-4, betas=betas)
+    of_generator = torch.optim.Adam(model.generator.parameters(), lr=2e-4, betas=betas)
+
+    def step(real):  # type: ignore[no-untyped-def]
+        ones, zeros = torch.ones(len(real)), torch.zeros(len(real))
+        model.discriminator.zero_grad()
+        loss_real = criterion(model.discriminator(real), ones)
+        loss_real.backward()
+        fake = model.generator(torch.randn(len(real), model.latent_size))
+        loss_fake = criterion(model.discriminator(fake.detach()), zeros)
+        loss_fake.backward()
+        of_discriminator.step()
+        model.generator.zero_grad()
+        loss = criterion(model.discriminator(fake), ones)
+        loss.backward()
+        of_generator.step()
+        return loss_real.item() + loss_fake.item() + loss.item()
+
+    return step
+
+
+def serve(name: str, ours: bool) -> None:
+    """A process that runs a few steps whenever it is asked to, and answers with their seconds."""
+    if ours:
+        from tasvir.training.allocator import keep_freed_memory
+
+        keep_freed_memory()
+    import tempfile
+    from pathlib import Path
+
+    import torch
+
+    from tasvir.config import DataConfig, Pictures, RunConfig
+    from tasvir.data import load
+    from tasvir.data.batches import Batches
+    from tasvir.models import recipe
+    from tasvir.runs import Run
+    from tasvir.training.state import State
+
+    torch.manual_seed(0)
+    found = recipe(name.removesuffix("-paper"))
+    config = replace(found.config, **CASES[name][1])
+    pictures = Pictures(3, 64)
+    data = load(DataConfig("cartoons", size=64, limit=1000, labels="none"))
+    batches = Batches(data, 64, 0, "cpu", channels_last=ours)
+    model = found.model(config, pictures)
+    if ours:
+        run = Run(Path(tempfile.gettempdir()), RunConfig(name, 0, DataConfig(), found.train, config), pictures, {})
+        state = State(model, run, torch.device("cpu"))
+
+        def step(number: int) -> None:
+            state.advance(batches[number])
+    else:
+        plain = tutorial(name, model.train(), batches)
+
+        def step(number: int) -> None:
+            plain(batches[number].image)
+
+    number = 0
+    for _ in range(WARMUP):
+        step(number)
+        number += 1
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        times = []
+        for _ in range(STEPS):
+            began = time.perf_counter()
+            step(number)
+            times.append(time.perf_counter() - began)
+            number += 1
+        print(json.dumps(times), flush=True)
+
+
+def compare(name: str, rounds: int) -> None:
+    servers = []
+    for side in ("theirs", "ours"):
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))}
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--serve", name, side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        servers.append(process)
+    times: list[list[float]] = [[], []]
+    for round_ in range(rounds):
+        for side in (0, 1) if round_ % 2 == 0 else (1, 0):
+            process = servers[side]
+            assert process.stdin and process.stdout
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            times[side] += json.loads(process.stdout.readline())
+    for process in servers:
+        process.kill()
+    theirs, ours = (statistics.median(side) for side in times)
+    print(f"{CASES[name][0]:<62} tutorial {theirs:.3f} s   tasvir {ours:.3f} s   {theirs / ours:.2f}×", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--serve", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.serve:
+        serve(words.serve[0], words.serve[1] == "ours")
+    else:
+        import torch
+
+        print(f"torch {torch.__version__}, {os.cpu_count()} cores, medians of {words.rounds * STEPS} steps", flush=True)
+        for case in words.cases:
+            compare(case, words.rounds)

@@ -1,0 +1,2 @@
+def comparable(line):
+    return ""

@@ -1,0 +1,228 @@
+"""The command line: what each command writes, and one or two plain lines with exit code 2 for what cannot be done."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import tiny_run
+from tasvir import cli
+from tasvir.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A trained run of each kind."""
+    found = {}
+    for name in ("vae", "vae-2d", "ae", "gan"):
+        folder = tmp_path_factory.mktemp("runs") / name
+        run, data = tiny_run(name, folder)
+        train(run, data)
+        found[name] = folder
+    return found
+
+
+def tasvir(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(word) for word in words])
+    said = capsys.readouterr()
+    code = exit_.value.code
+    return int(code) if code is not None else 0, said.out, said.err
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(name in tasvir(capsys, "--help")[1] for name in cli.COMMANDS)
+    for name in cli.COMMANDS:
+        code, out, _ = tasvir(capsys, name, "--help")
+        assert code == 0 and "usage" in out
+    code, out, _ = tasvir(capsys, "train", "vae", "--help")
+    assert code == 0 and "--train.batch-size" in out and "--model.latent-size" in out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "[m for m in ('torch', 'numpy', 'PIL') if m in sys.modules]"
+    script = f"import sys; from tasvir.cli import overview; overview(); print({heavy})"
+    source = str(Path(__file__).parents[1] / "src")
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_samples_go_out_by_ending(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("vae", "gan"):
+        code, out, _ = tasvir(capsys, "sample", folders[name], "-n", 9, "--out", tmp_path / "x.png")
+        assert code == 0 and "9 pictures" in out and Image.open(tmp_path / "x.png").size == (3 * 10 + 2, 3 * 10 + 2)
+        assert tasvir(capsys, "sample", folders[name], "-n", 9, "--out", tmp_path / "x.npz")[0] == 0
+        images = np.load(tmp_path / "x.npz")["images"]
+        assert images.shape == (9, 8, 8, 1) and images.dtype == np.uint8
+        assert tasvir(capsys, "sample", folders[name], "-n", 3, "--seed", 2, "--out", tmp_path / "y.npz")[0] == 0
+        assert np.abs(np.load(tmp_path / "y.npz")["images"].astype(int) - images[2:5]).max() <= 1, "a seed is a picture"
+        folder = tmp_path / f"{name}-pictures"
+        assert tasvir(capsys, "sample", folders[name], "-n", 3, "--seed", 5, "--out", folder)[0] == 0
+        assert (folder / "index.csv").read_text().splitlines() == [
+            "file,label,seed",
+            "000000.png,,5",
+            "000001.png,,6",
+            "000002.png,,7",
+        ]
+        assert Image.open(folder / "000002.png").size == (8, 8)
+        assert tasvir(capsys, "sample", folders[name], "-n", 4, "--out", tmp_path / "x.gif")[0] == 0
+        assert Image.open(tmp_path / "x.gif").n_frames > 1
+        for noise in ("exponential", "uniform"):
+            assert (
+                tasvir(capsys, "sample", folders[name], "-n", 9, "--noise", noise, "--out", tmp_path / "z.npz")[0] == 0
+            )
+            assert not np.array_equal(np.load(tmp_path / "z.npz")["images"], images)
+
+
+def test_latent_commands(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vae, flat = folders["vae"], folders["vae-2d"]
+    assert tasvir(capsys, "reconstruct", vae, "-n", 4, "--out", tmp_path / "r.npz")[0] == 0
+    assert np.load(tmp_path / "r.npz")["images"].shape == (4, 8, 8, 1)
+    assert tasvir(capsys, "interpolate", vae, "-n", 2, "--steps", 5, "--out", tmp_path / "i.npz")[0] == 0
+    assert np.load(tmp_path / "i.npz")["images"].shape[0] == 10
+    assert tasvir(capsys, "interpolate", folders["gan"], "--path", "linear", "--out", tmp_path / "i.png")[0] == 0
+    assert tasvir(capsys, "manifold", flat, "--side", 5, "--out", tmp_path / "m.npz")[0] == 0
+    assert np.load(tmp_path / "m.npz")["images"].shape[0] == 25
+    assert tasvir(capsys, "scatter", vae, "--out", tmp_path / "s.png")[0] == 0
+    assert Image.open(tmp_path / "s.png").size[0] > 200
+    assert tasvir(capsys, "encode", vae, "-n", 6, "--out", tmp_path / "l.npz")[0] == 0
+    assert np.load(tmp_path / "l.npz")["latents"].shape == (6, 4)
+    assert tasvir(capsys, "decode", vae, tmp_path / "l.npz", "--out", tmp_path / "d.npz")[0] == 0
+    first, second = (np.load(tmp_path / name)["images"] for name in ("d.npz", "r.npz"))
+    assert np.abs(first[:4].astype(int) - second).max() <= 1, "decode(encode(x)) is the reconstruction"
+
+
+def test_own_pictures_can_be_reconstructed(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (60 * number, 80, 200)).save(tmp_path / "mine" / f"{number}.png")
+    assert tasvir(capsys, "reconstruct", folders["vae"], tmp_path / "mine", "--out", tmp_path / "r.npz")[0] == 0
+    assert np.load(tmp_path / "r.npz")["images"].shape == (3, 8, 8, 1)
+
+
+def test_evaluate_appends_measurements_with_passports(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = [json.loads(tasvir(capsys, "evaluate", folders["vae"], "-n", 20, "--json")[1]) for _ in range(2)]
+    assert outputs[0] == outputs[1], "evaluated twice, the same numbers"
+    names = {line["metric"] for line in outputs[0]}
+    assert {"reconstruction_mse", "bound", "bits_per_dimension", "nearest_class_accuracy", "diversity"} <= names
+    values = {line["metric"]: line["value"] for line in outputs[0]}
+    assert values["bound"] == pytest.approx(values["log_likelihood"] - values["kl"], rel=1e-6)
+    for line in outputs[0]:
+        assert {"reference", "split", "hash", "pictures", "extractor", "resize", "averaged", "step", "seed"} <= set(
+            line["passport"]
+        )
+    assert len((folders["vae"] / "measurements.jsonl").read_text().splitlines()) == 2 * len(outputs[0])
+
+
+def test_recipes_tell_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "wgan-gp" in tasvir(capsys, "recipes")[1]
+    rows = json.loads(tasvir(capsys, "recipes", "--json")[1])
+    assert {"vae", "dcgan"} <= {row["recipe"] for row in rows}
+    assert "3,521,328" in tasvir(capsys, "recipes", "vae-256")[1]
+    networks = json.loads(tasvir(capsys, "recipes", "vae-256", "--json")[1])["networks"]
+    assert [row["trainable_parameters"] for row in networks] == [3_521_328, 1_085_859]
+
+
+def test_training_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ("train", "gan", "--data", "digits", "--train.steps", "4", "--train.log-every", "2", "--model.widths", "8")
+    code, _, said = tasvir(capsys, *words, "--out", out)
+    assert code == 0 and "Done: 4 steps" in said and "steps/s" in said and "pictures/s" in said and "left" in said
+    code, _, said = tasvir(capsys, *words, "--out", out)
+    assert code == 2 and "exists already" in said and "resume" in said
+    code, _, said = tasvir(capsys, "resume", out)
+    assert code == 0 and "has all its 4 steps" in said
+    code, _, said = tasvir(capsys, "resume", out, "--train.steps", "2")
+    assert code == 2 and "is at step 4 already" in said
+
+
+BAD: list[tuple[list[str], str]] = [
+    (["trian"], "Perhaps you meant train"),
+    (["train"], "usage"),
+    (["train", "vaee", "--data", "digits"], "Perhaps you meant vae"),
+    (["train", "vae"], "wants --data"),
+    (["train", "vae", "--data", "digitz"], "Perhaps you meant digits"),
+    (["train", "vae", "--data", "/no/such/folder"], "/no/such/folder"),
+    (["train", "vae", "--data", "digits", "--train.stepz", "3"], "--train.steps"),
+    (["train", "vae", "--data", "digits", "--train.steps", "-3"], "--train.steps is -3; it must be at least 0"),
+    (["train", "vae", "--data", "digits", "--train.batch-size", "0"], "--train.batch-size is 0"),
+    (["train", "vae", "--data", "digits", "--train.steps", "many"], "--train.steps"),
+    (["train", "vae", "--data", "digits", "--model.widths", "8", "0"], "--model.widths is 0"),
+    (["train", "vae", "--data", "digits", "--model.optimizer.learning-rate", "-1"], "learning-rate is -1"),
+    (["train", "vae", "--data", "digits", "--model.reconstruction", "l1"], "bernoulli"),
+    (["train", "dcgan", "--data", "digits", "--data.size", "20"], "takes pictures of 8, 16, 32"),
+    (["train", "vae", "--data", "digits", "--data.size", "9"], "multiples of 4"),
+    (["train", "vae", "--data", "digits", "--train.device", "abacus"], "no device 'abacus'"),
+    (["train", "vae", "--data", "cartoons", "--data.labels", "hair_stile", "--data.limit", "20"], "hair_style"),
+    (["train", "gan", "--data", "digits", "--out", "/proc/nowhere/run"], "cannot be written"),
+    (["resume", "/no/such/run"], "does not exist"),
+    (["resume", "."], "is not a run folder"),
+    (["sample", "{vae}", "--out", "x.jpg"], ".png"),
+    (["sample", "{vae}", "--out", "/proc/nowhere/x.png"], "cannot be written"),
+    (["sample", "{vae}", "-n", "0", "--out", "x.png"], "must be at least 1"),
+    (["sample", "{vae}", "-n", "-4", "--out", "x.png"], "-4"),
+    (["sample", "{vae}", "--label", "seven", "--out", "x.png"], "does not know classes"),
+    (["sample", "{vae}", "--noise", "cauchy", "--out", "x.png"], "normal"),
+    (["sample", "{vae}", "--step", "5", "--out", "x.png"], "no checkpoint of step 5"),
+    (["sample", "{ae}", "--out", "x.png"], "ae cannot sample; it can reconstruct"),
+    (["sample", "{vae}"], "--out"),
+    (["reconstruct", "{gan}"], "gan cannot reconstruct"),
+    (["reconstruct", "{vae}", "/no/such/picture.png"], "/no/such/picture.png"),
+    (["interpolate", "{gan}", "digits"], "cannot encode"),
+    (["interpolate", "{vae}", "--steps", "1"], "at least 2"),
+    (["manifold", "{vae}"], "two latent dimensions"),
+    (["decode", "{vae}", "/no/such.npz"], "/no/such.npz"),
+    (["evaluate", "{gan}", "--metrics", "boundd"], "Perhaps you meant bound"),
+    (["evaluate", "{gan}", "--metrics", "bound"], "cannot be measured by bound"),
+    (["compare", "{gan}"], "at least 2"),
+    (["report"], "at least 1"),
+    (["report", "/no/such/run"], "does not exist"),
+    (["recipes", "vae-265"], "Perhaps you meant vae-256"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), BAD, ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else ""
+)
+def test_bad_input_is_told_in_plain_lines(
+    words: list[str], expected: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    code, out, said = tasvir(capsys, *(word.format(**folders) for word in words))
+    assert expected in said + out
+    if words != ["train"]:
+        assert code == 2 and said.startswith("tasvir: ") and 1 <= len(said.strip().splitlines()) <= 2, said
+        assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_runs_that_are_damaged(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(folders["vae"], run)
+    config = (run / "config.yaml").read_text()
+    for broken in (config[:200], "", "{", "- a list", config.replace("beta: 1.0", "betta: 1.0")):
+        (run / "config.yaml").write_text(broken)
+        code, _, said = tasvir(capsys, "sample", run, "--out", tmp_path / "x.png")
+        assert code == 2 and "config.yaml" in said and len(said.strip().splitlines()) <= 2
+    (run / "config.yaml").write_text(config)
+    for file in (run / "checkpoints").rglob("model.safetensors"):
+        size = file.stat().st_size
+        file.write_bytes(b"\xff" * size)  # the right length, the wrong content
+    code, _, said = tasvir(capsys, "sample", run, "--out", tmp_path / "x.png")
+    assert code == 2 and "cannot be read" in said and len(said.strip().splitlines()) <= 2
+    shutil.rmtree(run / "checkpoints")
+    code, _, said = tasvir(capsys, "sample", run, "--out", tmp_path / "x.png")
+    assert code == 2 and "no checkpoint" in said

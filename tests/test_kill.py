@@ -1,0 +1,134 @@
+"""Stopping from outside: SIGKILL and exact resume for every recipe, Ctrl-C, SIGTERM, a full disk, torchrun."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import tiny_data, tiny_run
+from tasvir.models import RECIPES
+from tasvir.runs import Run
+from tasvir.training.loop import train
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "src")}
+
+
+def started(*words: str) -> subprocess.Popen:
+    environment = {**ENVIRONMENT, "TASVIR_CACHE": os.environ["TASVIR_CACHE"]}
+    return subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+    """Until the log of a run has reached a step."""
+    for _ in range(3000):
+        log = folder / "log.jsonl"
+        if log.exists() and f'"step": {step},' in log.read_text():
+            return
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.02)
+    raise AssertionError(f"{folder} never reached step {step}")
+
+
+def assert_same(one: Run, other: Run) -> None:
+    assert one.latest().step == other.latest().step
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        expected, found = one.latest().tensors(file), other.latest().tensors(file)
+        assert expected.keys() == found.keys() and expected
+        for name, tensor in expected.items():
+            assert torch.equal(tensor, found[name]), name
+
+
+def with_steps(run: Run, steps: int) -> Run:
+    return replace(run, config=replace(run.config, train=replace(run.config.train, steps=steps)))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_killed_and_resumed_is_never_stopped(name: str, tmp_path: Path) -> None:
+    """A kill between two checkpoints, then a resume, gives the bits of an unbroken run: weights, averages, moments."""
+    torch.set_num_threads(1)
+    process = started(str(HERE / "child.py"), name, str(tmp_path / "killed"), "100000")
+    wait_for_step(tmp_path / "killed", 7, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed = Run.open(tmp_path / "killed")
+    reached = killed.latest().step
+    assert reached >= 6
+    end = 2 * reached
+    with killed.locked():
+        train(with_steps(killed, end), tiny_data(killed.pictures.size))
+    whole, data = tiny_run(name, tmp_path / "whole", steps=end, log_every=1)
+    train(whole, data)
+    assert_same(whole, killed)
+
+
+def command(*words: str) -> subprocess.Popen:
+    return started("-m", "tasvir", *words)
+
+
+DIGITS = ("--data", "digits", "--data.limit", "200", "--train.log-every", "1", "--train.checkpoint-every", "1000000")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_finishes_the_step_saves_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = command("train", "vae", *DIGITS, "--out", str(out), "--train.steps", "1000000")
+    wait_for_step(out, 3, process)
+    second = command("resume", str(out), "--train.steps", "2000000")
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 2 and "Another training is running" in said
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    step = Run.open(out).latest().step
+    assert step >= 3 and f"all is saved at step {step}" in said and f"`tasvir resume {out}`" in said
+    assert "Traceback" not in said
+    process = command("resume", str(out), "--train.steps", str(step + 2))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert Run.open(out).latest().step == step + 2
+
+
+def test_a_file_system_that_is_full_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    """With the real system call failing: files may not grow beyond a limit set by the kernel."""
+    out = tmp_path / "run"
+    words = ("train", "vae", *DIGITS, "--out", str(out), "--train.steps", "2", "--model.widths", "4", "8")
+    process = command(*words)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        f"sys.argv = ['tasvir', 'resume', {str(out)!r}, '--train.steps', '4'];"
+        "from tasvir.cli import main; main()"
+    )
+    process = started("-c", limited)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "the disk is full" in said and "Checkpoint 2 is whole" in said, said
+    assert "Traceback" not in said and Run.open(out).latest().step == 2
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
+    """Gradients averaged, each process its own pictures, one writer. Without batch norm, whose statistics differ."""
+    settings = (*DIGITS, "--train.steps", "6", "--train.precision", "float32", "--model.norm", "none")
+    settings = (*settings, "--model.widths", "4", "8", "--train.average", "0.9")
+    together = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m", "tasvir")
+    process = started(*together, "train", "ae", *settings, "--train.batch-size", "8", "--out", str(tmp_path / "two"))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    process = command("train", "ae", *settings, "--train.batch-size", "16", "--out", str(tmp_path / "one"))
+    _, alone = process.communicate(timeout=60)
+    assert process.returncode == 0, alone
+    assert said.count("Training ae on") == 1 and said.count("step 6/6") == 1, "one process speaks"
+    two, one = (Run.open(tmp_path / name).latest().tensors("model.safetensors") for name in ("two", "one"))
+    assert two.keys() == one.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], rtol=1e-4, atol=1e-5), (name, (tensor - two[name]).abs().max())
+    process = started(*together, "resume", str(tmp_path / "two"), "--train.steps", "8")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and Run.open(tmp_path / "two").latest().step == 8, said
