@@ -303,12 +303,12 @@ def test_a_run_folder_holds_nothing_that_executes(tmp_path: Path) -> None:
 def test_log_goes_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     run, data = tiny_run("vae", tmp_path / "run", steps=6)
     train(run, data)
-    whole = [line["step"] for line in run.lines()]
+    whole = [line["step"] for line in run.lines() if "began" not in line]
     for checkpoint in run.checkpoints():
         if checkpoint.step > 3:
             __import__("shutil").rmtree(checkpoint.folder)
     with (run.folder / "log.jsonl").open("a") as file:
         file.write('{"step": 7, "cut')
     train(run, data)
-    assert [line["step"] for line in run.lines()] == whole
+    assert [line["step"] for line in run.lines() if "began" not in line] == whole
     assert all(json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines())

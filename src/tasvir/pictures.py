@@ -2,6 +2,8 @@
 
 import csv
 import math
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,11 +45,13 @@ FILMS = {".gif": "GIF", ".webp": "WEBP"}
 
 def check_out(out: Path) -> None:
     """Raise `Refused` if `out` is neither a known kind of file nor a folder, or cannot be written."""
-    known = (".png", ".npz", *FILMS)
+    known = (".png", ".npz", *FILMS, ".mp4")
     if out.suffix and out.suffix.lower() not in known and not out.is_dir():
         raise Refused(
             f"--out {out} ends in {out.suffix}; pictures are written as {', '.join(known)}, or into a folder."
         )
+    if out.suffix.lower() == ".mp4" and not shutil.which("ffmpeg"):
+        raise Refused(f"--out {out} needs the program ffmpeg, which is not installed; .gif and .webp need nothing.")
     try:
         (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
         probe = (out.parent if out.suffix else out) / ".tasvir-can-write"
@@ -68,7 +72,7 @@ def write(
     seeds: Sequence[int] | None = None,
     classes: Sequence[str] = (),
 ) -> str:
-    """Write pictures by the ending of `out`: .png one grid, .npz arrays, .gif or .webp a film, else a folder of PNGs.
+    """Write pictures by the ending of `out`: .png one grid, .npz arrays, .gif .webp .mp4 a film, else a folder.
 
     Returns a sentence about what was written. Raises `Refused` if it cannot be.
     """
@@ -83,6 +87,8 @@ def write(
         elif kind in FILMS:
             frames = [to_pil(image) for image in images]
             frames[0].save(out, FILMS[kind], save_all=True, append_images=frames[1:], duration=100, loop=0)
+        elif kind == ".mp4":
+            _write_mp4(images, out)
         else:
             with (out / "index.csv").open("w", newline="") as file:
                 table = csv.writer(file)
@@ -95,3 +101,14 @@ def write(
     except OSError as error:
         raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
     return f"{len(images)} pictures of {images.shape[2]}×{images.shape[1]} px in {out}"
+
+
+def _write_mp4(images: np.ndarray, out: Path) -> None:
+    """A film of ten pictures a second, through ffmpeg; sides are made even, as its codec wants."""
+    number, height, width, channels = images.shape
+    layout = "gray" if channels == 1 else "rgb24"
+    words = ["ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", layout, "-s", f"{width}x{height}"]
+    words += ["-r", "10", "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", str(out)]
+    done = subprocess.run(words, input=np.ascontiguousarray(images).tobytes(), capture_output=True, check=False)
+    if done.returncode:
+        raise Refused(f"ffmpeg could not write {out}: {done.stderr.decode(errors='replace').strip()[:200]}.")

@@ -21,9 +21,9 @@ def report(folders: tuple[Path, ...], out: Path) -> str:
     Raises `Refused` if a folder is no run or `out` cannot be written.
     """
     if len(folders) > 1:
-        from tasvir.report.compare import page_of
+        from tasvir.report.compare import named, page_of
 
-        return page_of([Story(folder) for folder in folders], out)
+        return page_of(named(folders), out)
     story = Story(folders[0])
     made = panels.make(story, panels.PANELS)
     pictures = [panel for panel in made if panel.group == "pictures"]
@@ -93,10 +93,10 @@ def duration(seconds: float) -> str:
 
 def amount(number: int) -> str:
     """A large number in short: 12.3 million."""
-    for size, word in ((1_000_000_000, "billion"), (1_000_000, "million"), (1000, "thousand")):
+    for size, word in ((1_000_000_000, "billion"), (1_000_000, "million")):
         if number >= size:
             return f"{number / size:.3g} {word}"
-    return str(number)
+    return charts.count(number)
 
 
 def spans(number: int) -> list[int]:

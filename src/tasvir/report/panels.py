@@ -118,7 +118,7 @@ def manifold(story: Story) -> Content | None:
     side = 20
     images = story.opened.manifold(side)
     words = "Decoded from the two latent dimensions, each at even quantiles of the standard normal prior."
-    return Content("sheet", words, {"sheet": Sheet(images, side), "alt": "Decoded pictures over the latent plane"})
+    return Content("sheet", words, {"sheet": Sheet(images, side, spaced=False), "alt": "Decoded pictures over the latent plane"})
 
 
 def scatter(story: Story) -> Content:
@@ -172,7 +172,7 @@ def losses(story: Story) -> Content:
     words += "; bold is smoothed." if smooth else "."
     if events:
         words += " Dashed lines mark where trouble was noticed."
-    return Content("charts", words, {"charts": charts, "small": False})
+    return Content("charts", words, {"charts": charts, "small": False, "colors": {}})
 
 
 UNITS: dict[str, tuple[str, str]] = {
@@ -208,7 +208,7 @@ def watched(story: Story) -> Content | None:
     if not names:
         return None
     charts = watched_charts(names, lambda name, short: Line(short, *story.series[name]))
-    return Content("charts", "Logged, not descended.", {"charts": charts, "small": True})
+    return Content("charts", "Logged, but not trained on.", {"charts": charts, "small": True, "colors": {}})
 
 
 def measurements(story: Story) -> Content:

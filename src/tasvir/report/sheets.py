@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,8 @@ class Sheet:
     """So many neighbours belong together and touch."""
     most: int = 450_000
     """Bytes its data URI may have."""
+    spaced: bool = True
+    """Whether there is space between its pictures."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,14 @@ def bounded(sheet: Sheet) -> Sheet:
         return sheet
     height = max(1, round(sheet.images.shape[1] * wanted / size))
     small = [np.asarray(to_pil(image).resize((wanted, height), Image.Resampling.LANCZOS)) for image in sheet.images]
-    return Sheet(np.stack(small).reshape(len(small), height, wanted, -1), sheet.columns, sheet.group, sheet.most)
+    return replace(sheet, images=np.stack(small).reshape(len(small), height, wanted, -1))
 
 
 def laid_out(sheet: Sheet) -> Image.Image:
     """One RGBA picture of the sheet, transparent between its pictures."""
     sheet = bounded(sheet)
     number, height, width, _channels = sheet.images.shape
-    gap = max(1, width // 16)
+    gap = max(1, width // 16) if sheet.spaced else 0
     groups = math.ceil(sheet.columns / sheet.group)
     rows = math.ceil(number / sheet.columns)
     across = sheet.columns * width + (groups - 1) * gap

@@ -1,9 +1,9 @@
 """The loop: one function that trains every family, keeps the run folder up to date, and can be stopped any time."""
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -152,10 +152,10 @@ class Keeper:
         self.run, self.state, self.reporter = run, state, reporter
         self.health = Health()
         self.events = None
-        self.began = time.monotonic()
         self.test = dataset.test if len(dataset.test.images) else dataset.train
         self.held_out = pictures_of(self.test, range(min(16, len(self.test.images))), state.device)
         run.forget_after(state.step)
+        run.log({"step": state.step, "began": datetime.now(UTC).isoformat(timespec="seconds"), "on": machine(state)})
 
     def log(self, means: dict[str, float]) -> None:
         """One line of log.jsonl, the same to TensorBoard and the screen, and the health rules on it."""
@@ -207,6 +207,17 @@ class Keeper:
     def close(self) -> None:
         if self.events is not None:
             self.events.close()
+
+
+def machine(state: State) -> str:
+    """What this training runs on, in words."""
+    precision = str(state.dtype).removeprefix("torch.")
+    if state.device.type == "cuda":
+        hardware = torch.cuda.get_device_name(state.device)
+    else:
+        hardware = f"{state.device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    several = f", {processes.count()} processes" if processes.count() > 1 else ""
+    return f"{hardware}{several}, {precision}, torch {torch.__version__}"
 
 
 @contextmanager
