@@ -67,14 +67,16 @@ class Train:
     def __call__(self) -> int:
         from tasvir.data import load
         from tasvir.models import recipe
-        from tasvir.runs import Run
+        from tasvir.runs import Run, check_vacant
         from tasvir.training import processes
         from tasvir.training.precision import choose_device
 
         choose_device(self.train.device)
         processes.start()
         kind = recipe(self.recipe).model
-        out = self.out or _free_folder(f"{self.recipe}-{Path(self.data.source).stem.lower()}")
+        out = self.out or _free_folder(f"{self.recipe}-{Path(self.data.source).expanduser().resolve().stem.lower()}")
+        if processes.is_writer():
+            check_vacant(out)
         if not processes.is_writer():
             processes.wait()
         dataset = load(self.data, lambda native: _fitting_size(kind, native))
@@ -325,7 +327,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Encode:
-    """Pictures (the run's held-out ones if none are named) to latents: an .npz with `latents` [N,D] and `labels`."""
+    """Pictures (the run's held-out ones if none are named) to latents: an .npz of `latents` [N,D], and `labels`."""
 
     run: Folder
     pictures: Source = None
@@ -341,8 +343,11 @@ class Encode:
         if self.out.suffix != ".npz":
             raise Refused(f"--out {self.out} must end in .npz.")
         pictures.check_out(self.out)
-        latents = drawing.Opened(self.run, "encode", self.step).latents(self.pictures, self.number)
-        np.savez_compressed(self.out, latents=latents)
+        opened = drawing.Opened(self.run, "encode", self.step)
+        latents = opened.latents(self.pictures, self.number)
+        labels = opened.dataset.test.labels if self.pictures is None else None
+        arrays = {"latents": latents} | ({} if labels is None else {"labels": labels[: self.number]})
+        np.savez_compressed(self.out, **arrays)  # type: ignore[arg-type]
         print(f"{len(latents)} latents of {latents.shape[1]} numbers in {self.out}")
 
 

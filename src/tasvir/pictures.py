@@ -105,7 +105,7 @@ def write(
 
 def _write_mp4(images: np.ndarray, out: Path) -> None:
     """A film of ten pictures a second, through ffmpeg; sides are made even, as its codec wants."""
-    number, height, width, channels = images.shape
+    _, height, width, channels = images.shape
     layout = "gray" if channels == 1 else "rgb24"
     words = ["ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", layout, "-s", f"{width}x{height}"]
     words += ["-r", "10", "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", str(out)]

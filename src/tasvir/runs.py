@@ -87,11 +87,7 @@ class Run:
     @classmethod
     def create(cls, folder: Path, config: RunConfig, pictures: Pictures, dataset: dict[str, Any]) -> "Run":
         """Make the folder and write its config. Raises `Refused` if it holds anything already or cannot be written."""
-        if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
-            hint = (
-                f"`tasvir resume {folder}` goes on with it" if (folder / "config.yaml").exists() else "it is not empty"
-            )
-            raise Refused(f"{folder} exists already: {hint}; choose another --out to begin anew.")
+        check_vacant(folder)
         run = cls(folder, config, pictures, dataset)
         try:
             run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
@@ -295,6 +291,13 @@ class Run:
         for picture in (self.folder / "samples").glob("*.png"):
             if picture.name[:8].isdigit() and int(picture.name[:8]) > step:
                 picture.unlink()
+
+
+def check_vacant(folder: Path) -> None:
+    """Raise `Refused` if a run cannot begin in this folder because something is there."""
+    if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        hint = f"`tasvir resume {folder}` goes on with it" if (folder / "config.yaml").exists() else "it is not empty"
+        raise Refused(f"{folder} exists already: {hint}; choose another --out to begin anew.")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Curves and points as numbers between 0 and 1000 for inline SVG, with ticks; the page's text stands beside them as HTML."""
+"""Curves and points as numbers from 0 to 1000 for inline SVG, with ticks; the page sets their text as HTML."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from tasvir.report.figures import PALETTE
 
 POINTS = 500
 """Most points of one line."""
@@ -21,6 +23,8 @@ class Line:
     steps: np.ndarray
     values: np.ndarray
     """[N] float, of which some may not be finite."""
+    color: str = ""
+    """Left out, the palette's next."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
     """Positions of everything in a chart; None if it has no finite value."""
     notes = []
     lines = []
-    for line in chart.lines:
+    for position, line in enumerate(chart.lines):
         good = np.isfinite(line.values)
         if not good.all():
             count = int((~good).sum())
@@ -63,7 +67,8 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
                 f"{line.name}: {count} value{'s were' if count > 1 else ' was'} not finite and cannot be drawn."
             )
         if good.any():
-            lines.append(Line(line.name, line.steps[good], line.values[good]))
+            color = line.color or PALETTE[position % len(PALETTE)]
+            lines.append(Line(line.name, line.steps[good], line.values[good], color))
     if not lines:
         return None
     first, last = min(line.steps[0] for line in lines), max(line.steps[-1] for line in lines)
@@ -95,6 +100,7 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
         drawn.append(
             {
                 "name": line.name,
+                "color": line.color,
                 "thin": thin,
                 "bold": bold_path,
                 "dot": (float(across(line.steps[0])), float(down(heights[0]))) if len(heights) == 1 else None,
@@ -207,7 +213,9 @@ def short(step: float) -> str:
 def cloud(
     position: np.ndarray, groups: Sequence[np.ndarray]
 ) -> tuple[list[str], list[tuple[float, str]], list[tuple[float, str]]]:
-    """Points [N,2] as one SVG path of dots for each group (boolean [N]), in a square frame; and the ticks of both axes."""
+    """Points [N,2] as one SVG path of dots for each group (boolean [N]), in a square frame; and the
+    ticks of both axes.
+    """
     low, high = position.min(0), position.max(0)
     middle, half = (low + high) / 2, max(float((high - low).max()) / 2, 1e-6) * 1.06
     x = (position[:, 0] - middle[0] + half) / (2 * half) * 1000

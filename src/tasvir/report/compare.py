@@ -1,4 +1,4 @@
-"""Several runs beside each other: one table, one page. Numbers stand in one row only if they were measured the same way."""
+"""Several runs beside each other: one table, one page. Numbers share a row only if they were measured the same way."""
 
 import json
 import shutil
@@ -10,8 +10,9 @@ import numpy as np
 
 from tasvir.report import page
 from tasvir.report.charts import Chart, Line, count, number
+from tasvir.report.figures import PALETTE
 from tasvir.report.page import duration, write
-from tasvir.report.panels import Content, Made, measured, watched_charts
+from tasvir.report.panels import Content, Made, measured, passports, reason, spread, title_and_unit
 from tasvir.report.sheets import Film, Sheet
 from tasvir.report.story import FAILURES, Story
 
@@ -79,11 +80,8 @@ def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
     fields = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
     if "hash" in fields and {"reference", "split"} & set(fields):
         fields.remove("hash")  # another set has another hash
-    told = [
-        f"{field.replace('_', ' ')} is {_short(ours.get(field))}, not {_short(theirs.get(field))} as for {_names(other)}"
-        for field in fields
-    ]
-    return f"Measured differently: {'; '.join(told)}."
+    told = [f"{field.replace('_', ' ')} {_short(ours.get(field))}, not {_short(theirs.get(field))}" for field in fields]
+    return f"Measured differently from {_names(other)}: {'; '.join(told)}."
 
 
 def _names(row: dict[str, Any]) -> str:
@@ -128,7 +126,7 @@ def _cell(value: dict[str, Any] | None) -> str:
     if value is None:
         return "–"
     interval = value["interval"]
-    return number(value["value"]) + (f" ± {(interval[1] - interval[0]) / 2:.2g}" if interval else "")
+    return number(value["value"]) + (f" {spread(value['value'], interval)}" if interval else "")
 
 
 def page_of(stories: list[Story], out: Path) -> str:
@@ -138,7 +136,7 @@ def page_of(stories: list[Story], out: Path) -> str:
         try:
             content = make(stories)
         except FAILURES as error:
-            content = Content("words", f"This could not be drawn. {error}")
+            content = Content("words", f"This could not be drawn. {reason(error)}")
         if content:
             made.append(Made(title, group, content))
     runs = [
@@ -154,7 +152,8 @@ def page_of(stories: list[Story], out: Path) -> str:
         }
         for story in stories
     ]
-    return write("comparison.html", {"title": " and ".join(story.name for story in stories), "runs": runs, "panels": made}, out)
+    title = " and ".join(story.name for story in stories)
+    return write("comparison.html", {"title": title, "runs": runs, "panels": made}, out)
 
 
 def samples(stories: list[Story]) -> Content | None:
@@ -185,18 +184,18 @@ def reconstructions(stories: list[Story]) -> Content | None:
         try:
             real = np.asarray(members[0].dataset.test.images[:16])
         except FAILURES as error:
-            strips += [(story.name, f"This could not be drawn. {error}") for story in members]
+            strips += [(story.name, f"This could not be drawn. {reason(error)}") for story in members]
             continue
         strips.append(("held-out pictures", Sheet(real, 16, most=most)))
         for story in members:
             try:
                 strips.append((story.name, Sheet(story.opened.reconstructions(real), 16, most=most)))
             except FAILURES as error:
-                strips.append((story.name, f"This could not be drawn. {error}"))
+                strips.append((story.name, f"This could not be drawn. {reason(error)}"))
     if not strips:
         if len(able) < 2:
             return None
-        return Content("words", "No two of these runs have the same held-out pictures, so there is nothing to set side by side.")
+        return Content("words", "No two of these runs were trained on the same pictures.")
     alone = [members[0].name for members in groups.values() if len(members) < 2]
     words = "The same held-out pictures, and below them what each run makes of them."
     if alone:
@@ -206,12 +205,12 @@ def reconstructions(stories: list[Story]) -> Content | None:
 
 def curves(stories: list[Story]) -> Content | None:
     """A chart for each player's term that at least two runs have."""
-    names = dict.fromkeys(f"{player}/{term}" for story in stories for player, terms in story.losses.items() for term in terms)
+    names = dict.fromkeys(f"{player}/{term}" for s in stories for player, terms in s.losses.items() for term in terms)
     shared, alone = [], []
     for name in names:
         having = [story for story in stories if name in story.series]
         if len(having) > 1:
-            shared.append(Chart(name.replace("/", " · "), tuple(Line(s.name, *s.series[name]) for s in having), "loss"))
+            shared.append(Chart(name.replace("/", " · "), _overlaid(stories, name), "loss"))
         else:
             alone.append(f"{name} ({having[0].name})")
     if not shared:
@@ -221,28 +220,30 @@ def curves(stories: list[Story]) -> Content | None:
     words = "Only losses of the same player and name share a chart; whether their settings agree is told below."
     if alone:
         words += f" In one run only: {', '.join(alone)}."
-    return Content("charts", words, {"charts": shared, "small": False, "colors": _colors(stories)})
+    return Content("charts", words, {"charts": shared, "small": False})
 
 
 def watched(stories: list[Story]) -> Content | None:
     """The same for values that are only logged."""
-    names = dict.fromkeys(name for story in stories for name in story.watched if name != "skipped" or story.series[name][1].any())
     charts = []
-    for name in names:
-        having = [story for story in stories if name in story.series]
-        if len(having) > 1:
-            kind = watched_charts([name], lambda name, short: Line(short, *having[0].series[name]))[0]
+    for name in dict.fromkeys(name for story in stories for name in story.watched):
+        lines = _overlaid(stories, name)
+        if len(lines) > 1:
+            title, unit = title_and_unit(name)
             player = name.rpartition("/")[0]
-            title = f"{player} · {name.rpartition('/')[2].replace('_', ' ')}" if player else kind.title
-            charts.append(Chart(title, tuple(Line(s.name, *s.series[name]) for s in having), kind.unit))
+            charts.append(Chart(f"{player} · {title}" if player else title, lines, unit))
     if not charts:
         return None
-    return Content("charts", "", {"charts": charts, "small": True, "colors": _colors(stories)})
+    return Content("charts", "Logged, but not trained on.", {"charts": charts, "small": True})
 
 
-def _colors(stories: list[Story]) -> dict[str, str]:
-    """A run has one colour in all charts."""
-    return {story.name: page.PALETTE[position % len(page.PALETTE)] for position, story in enumerate(stories)}
+def _overlaid(stories: list[Story], name: str) -> tuple[Line, ...]:
+    """A line for each run that has the series; a run has one colour in all charts."""
+    return tuple(
+        Line(story.name, *story.series[name], PALETTE[position % len(PALETTE)])
+        for position, story in enumerate(stories)
+        if name in story.series
+    )
 
 
 def measurements(stories: list[Story]) -> Content:
@@ -255,34 +256,40 @@ def measurements(stories: list[Story]) -> Content:
             "cells": [_cell(row["values"].get(story.name)) for story in stories],
             "apart": row["apart"],
             "passport": measured({"metric": "", "value": 0.0, "passport": row["passport"]})["passport"],
-            "steps": ", ".join(f"{name} at step {count(v['step'])}" for name, v in row["values"].items() if "step" in v),
         }
         for row in rows
     ]
     words = "Numbers share a row only if they were measured the same way."
     return Content(
         "compared", words, {"names": [s.name for s in stories], "together": [row for row in told if not row["apart"]],
-                            "apart": [row for row in told if row["apart"]]}
+                            "apart": [row for row in told if row["apart"]], "passports": passports(told)}
     )  # fmt: skip
 
 
 def settings(stories: list[Story]) -> Content:
+    """Settings whose values differ; those that only some of the recipes have, and agree in, are kept apart."""
     paths = dict.fromkeys(["recipe", *(path for story in stories for path in story.settings)])
-    rows = []
+    differing, own = [], []
     for path in paths:
         values = [_setting(story, path) for story in stories]
-        if any(value != values[0] for value in values[1:]):
-            rows.append((path, values))
-    if not rows:
+        if len(set(values) - {NONE}) > 1:
+            differing.append((path, values))
+        elif NONE in values:
+            own.append((path, values))
+    if not differing and not own:
         return Content("words", "All settings are the same.")
-    words = "All other settings are the same. A dot stands where the run's recipe has no such setting."
-    return Content("differing", words, {"names": [story.name for story in stories], "rows": rows})
+    words = "All other settings are the same."
+    return Content("differing", words, {"names": [story.name for story in stories], "rows": differing, "own": own})
+
+
+NONE = "·"
+"""Stands where a run's recipe has no such setting."""
 
 
 def _setting(story: Story, path: str) -> str:
     if path == "recipe":
         return story.run.config.recipe
-    return page.plain(story.settings[path][0]) if path in story.settings else "·"
+    return page.plain(story.settings[path][0]) if path in story.settings else NONE
 
 
 PANELS = (

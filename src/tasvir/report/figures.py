@@ -1,6 +1,7 @@
 """Figures drawn by matplotlib, for files; the report page draws its own."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,7 @@ def scatter(points: Points) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     size = float(np.clip(12_000 / max(len(points.position), 1), 4, 30))
-    style = {"s": size, "alpha": 0.8, "linewidths": 0}
+    style: dict[str, Any] = {"s": size, "alpha": 0.8, "linewidths": 0}
     if points.label is None:
         axes.scatter(*points.position.T, color=PALETTE[0], **style)
     elif len(points.classes) <= len(PALETTE):
@@ -38,7 +39,13 @@ def scatter(points: Points) -> Figure:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=(40 / size) ** 0.5)
     else:
         drawn = axes.scatter(
-            *points.position.T, c=points.label, cmap="viridis", vmin=0, vmax=len(points.classes) - 1, **style
+            points.position[:, 0],
+            points.position[:, 1],
+            c=points.label,
+            cmap="viridis",
+            vmin=0,
+            vmax=len(points.classes) - 1,
+            **style,
         )
         scale = figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[0, len(points.classes) - 1])
         scale.ax.set_yticklabels([_plain(points.classes[0]), _plain(points.classes[-1])])

@@ -1,7 +1,8 @@
 """One self-contained HTML page for one run or several: no script, style, font or picture comes from anywhere else."""
 
 import datetime
-from functools import cache, partial
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,15 @@ def facts(story: Story) -> list[tuple[str, str, str]]:
     config, counts = story.run.config, story.run.dataset.get("counts", {})
     seen = story.step * config.train.batch_size
     epochs = f"{seen / counts['train']:.3g} times each" if counts.get("train") and seen else ""
-    size = f"{story.run.pictures.size}×{story.run.pictures.size} {'grey' if story.run.pictures.channels == 1 else 'colour'}"
+    pixels, color = story.run.pictures.size, "grey" if story.run.pictures.channels == 1 else "colour"
     found = [
         ("step", charts.count(story.step), f"of {charts.count(story.steps)}"),
         ("pictures seen", charts.count(seen), epochs),
-        ("trained on", charts.count(counts["train"]) if "train" in counts else "?", f"pictures, {size}"),
+        (
+            "trained on",
+            charts.count(counts["train"]) if "train" in counts else "?",
+            f"pictures, {pixels}×{pixels} {color}",
+        ),
     ]
     if story.seconds:
         _steps, _speeds = story.series["pictures_per_second"]
@@ -161,14 +166,13 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-@cache
 def codes(text: str) -> Any:
-    """Words between backquotes as <code>, everything escaped."""
+    """Words between backquotes, and settings as --a.b, as <code>; everything escaped."""
     from markupsafe import Markup, escape
 
-    parts = text.split("`")
-    if len(parts) % 2 == 0:
-        return escape(text)
+    parts = re.split(r"`([^`]+)`|((?<!\S)--[a-z][\w.*-]*\w)", text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if position % 2 else escape(part) for position, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if position % 3 else escape(part)
+        for position, part in enumerate(parts)
+        if part
     )

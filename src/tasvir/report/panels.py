@@ -1,6 +1,6 @@
 """The panels of a run's page, as a table: title, the abilities it needs, and the function that makes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,10 +62,16 @@ def make(story: Story, panels: tuple[Panel, ...]) -> list[Made]:
         try:
             content = panel.make(story)
         except FAILURES as error:
-            content = Content("words", f"This could not be drawn. {error}")
+            content = Content("words", f"This could not be drawn. {reason(error)}")
         if content:
             made.append(Made(panel.title, panel.group, content))
     return made
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, short enough for a panel."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= 180 else said[:179].rsplit(" ", 1)[0] + " …"
 
 
 def samples(story: Story) -> Content:
@@ -78,7 +84,8 @@ def samples(story: Story) -> Content:
         labels, more = None, ""
     amount = 100 if labels is None else len(labels)
     images = opened.samples(range(FIRST_SEED, FIRST_SEED + amount), labels=labels)
-    words = f"{amount} new pictures from {story.weights()}, seeds {FIRST_SEED} to {FIRST_SEED + amount - 1}, not selected. {more}"
+    last = FIRST_SEED + amount - 1
+    words = f"{amount} new pictures from {story.weights()}, seeds {FIRST_SEED} to {last}, not selected. {more}"
     return Content("sheet", words, {"sheet": Sheet(images, 10), "alt": "New pictures drawn by the model"})
 
 
@@ -107,7 +114,7 @@ def reconstructions(story: Story) -> Content:
         if found is None:
             raise
         step, sheet = found
-        words = f"as drawn while training, at step {count(step)}. New ones could not be made: {error}"
+        words = f"as drawn while training, at step {count(step)}. New ones could not be made. {reason(error)}"
     words = f"Held-out pictures and, to the right of each, its reconstruction {words}"
     return Content("sheet", words, {"sheet": sheet, "alt": "Held-out pictures, each beside its reconstruction"})
 
@@ -118,7 +125,8 @@ def manifold(story: Story) -> Content | None:
     side = 20
     images = story.opened.manifold(side)
     words = "Decoded from the two latent dimensions, each at even quantiles of the standard normal prior."
-    return Content("sheet", words, {"sheet": Sheet(images, side, spaced=False), "alt": "Decoded pictures over the latent plane"})
+    sheet = Sheet(images, side, spaced=False)
+    return Content("sheet", words, {"sheet": sheet, "alt": "Decoded pictures over the latent plane"})
 
 
 def scatter(story: Story) -> Content:
@@ -161,10 +169,15 @@ def losses(story: Story) -> Content:
     if not story.losses:
         return Content("words", "Nothing has been logged yet.")
     events = tuple(step for _, steps in story.health for step in steps)
-    charts = [
-        Chart(player, tuple(Line(term, *story.series[f"{player}/{term}"]) for term in terms), "loss", events)
-        for player, terms in story.losses.items()
-    ]
+    charts = []
+    for player, terms in story.losses.items():
+        lines = [
+            Line(term.replace("_", " "), *story.series[f"{player}/{term}"], PALETTE[position % len(PALETTE)])
+            for position, term in enumerate(terms)
+        ]
+        charts.append(Chart(player, tuple(lines), "loss", events))
+        if _far_apart(lines):
+            charts += [Chart(f"{player} · {line.name}", (line,), "loss", events) for line in lines]
     words = f"Each point is the mean since the one before (every {count(story.run.config.train.log_every)} steps)"
     smooth = any(
         len(story.series[f"{player}/{term}"][0]) >= 30 for player, terms in story.losses.items() for term in terms
@@ -172,15 +185,22 @@ def losses(story: Story) -> Content:
     words += "; bold is smoothed." if smooth else "."
     if events:
         words += " Dashed lines mark where trouble was noticed."
-    return Content("charts", words, {"charts": charts, "small": False, "colors": {}})
+    return Content("charts", words, {"charts": charts, "small": False})
+
+
+def _far_apart(lines: list[Line]) -> bool:
+    """Whether terms are of such different sizes that in one frame each looks flat."""
+    finite = [np.abs(line.values[np.isfinite(line.values)]) for line in lines]
+    typical = [float(np.median(values)) for values in finite if len(values)]
+    return len(typical) > 1 and max(typical) > 5 * min(typical)
 
 
 UNITS: dict[str, tuple[str, str]] = {
     "gradient_norm": ("gradient norm", "norm"),
     "score": ("scores", "logit"),
-    "won": ("discriminator tells all apart", "share of steps"),
+    "won": ("discriminator has won", "share of steps"),
     "active_units": ("active latent units", "units"),
-    "kl_per_dimension": ("divergence per latent dimension", "nats"),
+    "kl_per_dimension": ("KL per latent dimension", "nats"),
     "sample_diversity": ("diversity of samples", "of real pictures'"),
     "pictures_per_second": ("speed", "pictures/s"),
     "skipped": ("updates skipped", "in all"),
@@ -188,27 +208,24 @@ UNITS: dict[str, tuple[str, str]] = {
 """Ending of a watched value's name → title and unit of its chart."""
 
 
-def watched_charts(names: list[str], line: Callable[[str, str], Line]) -> list[Chart]:
-    """Watched values of one kind share a chart; `line` is given a series' name and its short name."""
-    kinds: dict[str, list[str]] = {}
-    for name in names:
-        series = name.rpartition("/")[2]
-        kinds.setdefault(next((ending for ending in UNITS if series.endswith(ending)), series), []).append(name)
-    charts = []
-    for kind, members in kinds.items():
-        title, unit = UNITS.get(kind, (kind.replace("_", " "), "value"))
-        alike = len({name.rpartition("/")[2] for name in members}) < len(members)
-        lines = tuple(line(name, name.rpartition("/")[0 if alike else 2].replace("_", " ")) for name in members)
-        charts.append(Chart(title, lines, unit))
-    return charts
+def title_and_unit(name: str) -> tuple[str, str]:
+    """Of the chart of a watched value."""
+    series = name.rpartition("/")[2]
+    return next((row for ending, row in UNITS.items() if series.endswith(ending)), (series.replace("_", " "), "value"))
 
 
 def watched(story: Story) -> Content | None:
-    names = [name for name in story.watched if name != "skipped" or story.series[name][1].any()]
-    if not names:
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name in story.watched:
+        kinds.setdefault(title_and_unit(name), []).append(name)
+    if not kinds:
         return None
-    charts = watched_charts(names, lambda name, short: Line(short, *story.series[name]))
-    return Content("charts", "Logged, but not trained on.", {"charts": charts, "small": True, "colors": {}})
+    charts = []
+    for (title, unit), names in kinds.items():  # those of one kind share a chart
+        alike = len({name.rpartition("/")[2] for name in names}) < len(names)
+        short = {name: name.rpartition("/")[0 if alike else 2].replace("_", " ") for name in names}
+        charts.append(Chart(title, tuple(Line(short[name], *story.series[name]) for name in names), unit))
+    return Content("charts", "Logged, but not trained on.", {"charts": charts, "small": True})
 
 
 def measurements(story: Story) -> Content:
@@ -225,7 +242,7 @@ def measurements(story: Story) -> Content:
     ]
     name = story.run.config.recipe
     words = "" if rows else f"Nothing has been measured yet; `tasvir evaluate {story.run.folder}` does."
-    values = {"rows": list(rows.values()), "expected": expected, "recipe": name}
+    values = {"rows": list(rows.values()), "expected": expected, "recipe": name, "passports": passports(rows.values())}
     return Content("measurements", words, values)
 
 
@@ -235,12 +252,28 @@ def measured(line: dict[str, Any]) -> dict[str, Any]:
     return {
         "metric": line["metric"].replace("_", " "),
         "value": number(line["value"]),
-        "interval": f"{number(interval[0])} to {number(interval[1])}" if interval else "",
+        "interval": spread(line["value"], interval) if interval else "",
         "real": number(line["real"]) if isinstance(line.get("real"), int | float) else "",
         "n": count(line["n"]) if isinstance(line.get("n"), int) else "",
         "step": line.get("passport", {}).get("step", ""),
         "passport": [(str(key).replace("_", " "), value) for key, value in line.get("passport", {}).items()],
     }
+
+
+def spread(value: float, interval: list[float]) -> str:
+    """A 95 % interval as ± half of it, or from its low to its high end where the value is not in its middle."""
+    low, high = value - interval[0], interval[1] - value
+    if abs(low - high) <= 0.02 * abs(low + high):
+        return f"± {low:.2g}"
+    return f"{number(interval[0])} to {number(interval[1])}"
+
+
+def passports(rows: Iterable[dict[str, Any]]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Each passport once, under the names of the metrics that carry it."""
+    found: dict[str, tuple[list[str], list[tuple[str, Any]]]] = {}
+    for row in rows:
+        found.setdefault(repr(row["passport"]), ([], row["passport"]))[0].append(row["metric"])
+    return [(", ".join(dict.fromkeys(metrics)), pairs) for metrics, pairs in found.values()]
 
 
 def data(story: Story) -> Content:
@@ -249,7 +282,8 @@ def data(story: Story) -> Content:
     rows: list[tuple[str, Any]] = [("name", about.get("name", story.run.config.data.source))]
     if str(about.get("name")) != story.run.config.data.source:
         rows.append(("source", story.run.config.data.source))
-    rows += [(f"pictures for {split}ing", count(counts[split])) for split in ("train", "test") if split in counts]
+    splits = (("train", "training pictures"), ("test", "held out"))
+    rows += [(what, count(counts[split])) for split, what in splits if split in counts]
     rows.append(("each", f"{pictures.size}×{pictures.size} px, {'grey' if pictures.channels == 1 else 'colour'}"))
     if pictures.classes:
         shown = pictures.classes[:40]

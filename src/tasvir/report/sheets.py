@@ -1,4 +1,4 @@
-"""Pictures on a page: cut from the run's grids, set into sheets and films, and packed into data URIs of a bounded size."""
+"""Pictures on a page: cut from the run's grids, set into sheets and films, packed into data URIs of bounded size."""
 
 import base64
 import io
@@ -12,8 +12,8 @@ from tasvir.pictures import to_pil
 
 LARGEST = 1280
 """Width in px beyond which a sheet is reduced."""
-SMOOTH = 420
-"""Sheets wider than this are enlarged smoothly; the pixels of smaller ones stay squares."""
+SMOOTH = 200
+"""Up to this width a sheet's pixels stay squares; else the page's script decides, by how much it is enlarged."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Embedded:
 
 
 LEVELS: tuple[tuple[float, int], ...] = (
-    (1.0, 100), (1.0, 90), (1.0, 80), (1.0, 65), (0.75, 70), (0.6, 65), (0.5, 55), (0.35, 50), (0.25, 40), (0.15, 30), (0.08, 20)
-)  # fmt: skip
+    *((1.0, quality) for quality in (100, 90, 80, 65)),
+    *((0.75, 70), (0.6, 65), (0.5, 55), (0.35, 50), (0.25, 40), (0.15, 30), (0.08, 20)),
+)
 """From best to smallest: (factor of the size, WebP quality); 100 is without loss."""
 
 
@@ -119,7 +120,7 @@ def embed(sheet: Sheet, allowance: float = 1.0) -> Embedded:
 
 
 def embed_film(film: Film, allowance: float = 1.0) -> dict[int, Embedded]:
-    """All frames at one quality, within `film.most * allowance` bytes; if the worst quality is too much, fewer frames."""
+    """All frames at one quality, within `film.most * allowance` bytes; if the worst one is too much, fewer frames."""
     most = film.most * allowance
     frames = {step: laid_out(sheet) for step, sheet in film.frames.items()}
     while frames:

@@ -1,4 +1,4 @@
-"""What a run folder has to tell, read so that a run that has only just begun, or lost its data, still tells the rest."""
+"""What a run folder has to tell, read so that a run that has only just begun or lost its data still tells the rest."""
 
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +63,7 @@ class Story:
                     while points and points[-1][0] >= line["step"]:
                         points.pop()
                     points.append((line["step"], float(value)))
-        return {name: tuple(np.array(points, float).T) for name, points in found.items()}  # type: ignore[misc]
+        return {name: tuple(np.array(points, float).T) for name, points in found.items()}
 
     @cached_property
     def losses(self) -> dict[str, list[str]]:
@@ -76,9 +76,10 @@ class Story:
 
     @cached_property
     def watched(self) -> list[str]:
-        """Names of the series that are not losses."""
+        """Names of the series that are not losses; skipped updates only if there were any."""
         losses = {f"{player}/{term}" for player, terms in self.losses.items() for term in terms}
-        return [name for name in self.series if name not in losses]
+        idle = {"skipped"} if not self.series.get("skipped", ((), np.zeros(1)))[1].any() else set()
+        return [name for name in self.series if name not in losses | idle]
 
     @cached_property
     def health(self) -> list[tuple[str, list[int]]]:
@@ -111,7 +112,7 @@ class Story:
         return {int(file.stem): file for file in sorted(files) if file.stem.isdigit()}
 
     def frames(self, most: int = FRAMES) -> dict[int, Sheet]:
-        """At most so many of `shown`, evenly spaced, the first and the last among them; unreadable ones are left out."""
+        """At most so many of `shown`, evenly spaced, the first and the last among them, without unreadable ones."""
         steps = list(self.shown)
         chosen = dict.fromkeys(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
         sheets = {steps[i]: self._read(self.shown[steps[i]], 1 if "sample" in self.abilities else 2) for i in chosen}

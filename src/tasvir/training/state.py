@@ -44,7 +44,7 @@ class State:
         """Compile every network that a player allows."""
         for player in self.players.values():
             for network in player.networks if player.compiled else ():
-                network.forward = torch.compile(_called(network.forward))  # type: ignore[method-assign]
+                network.forward = torch.compile(_called(network.forward))
 
     def advance(self, batch: Batch) -> dict[str, Tensor]:
         """One step: every turn of the model, descended in order. Returns its terms and watched values by name.

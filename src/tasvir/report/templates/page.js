@@ -34,7 +34,7 @@ for (const timeline of document.querySelectorAll(".timeline")) {
 
 for (const plot of document.querySelectorAll(".plot[data-lines]")) {
   const lines = JSON.parse(plot.dataset.lines), names = JSON.parse(plot.dataset.names), [first, last] = JSON.parse(plot.dataset.domain);
-  const colors = [...plot.querySelectorAll(".bold")].map(path => path.getAttribute("stroke"));
+  const colors = JSON.parse(plot.dataset.colors);
   const cursor = document.createElement("div"), readout = document.createElement("div");
   cursor.className = "cursor"; readout.className = "readout"; cursor.hidden = readout.hidden = true;
   plot.append(cursor, readout);
@@ -67,6 +67,14 @@ for (const button of document.querySelectorAll(".copy")) {
     setTimeout(() => { button.textContent = "copy"; }, 1500);
   });
 }
+
+// Pixels stay squares where a picture is enlarged at least twice; below that, squares would be of uneven sizes.
+const sharpen = new ResizeObserver(entries => {
+  for (const { target } of entries) {
+    if (target.width && target.naturalWidth) target.classList.toggle("pixels", target.width * devicePixelRatio / target.naturalWidth >= 2);
+  }
+});
+for (const image of document.querySelectorAll(".sheet")) sharpen.observe(image);
 
 const zoom = document.getElementById("zoom");
 for (const image of document.querySelectorAll(".sheet")) {
