@@ -254,9 +254,10 @@ class Run:
         weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         try:
             model.load_state_dict(weights)
-        except RuntimeError as error:
+        except RuntimeError:
             raise Refused(
-                f"{checkpoint.folder} does not fit the config of its run: {str(error).splitlines()[1]}"
+                f"The weights in {checkpoint.folder} do not fit the networks of {self.config.recipe}: "
+                "another version of it made them."
             ) from None
         return model.to(device).eval().requires_grad_(False), checkpoint.step
 

@@ -64,6 +64,9 @@ def facts(story: Story) -> list[tuple[str, str, str]]:
         found.append(("parameters", amount(parameters), "in all networks"))
     except FAILURES:
         pass
+    machines = dict.fromkeys(line["on"] for line in story.lines if "on" in line)
+    if machines:
+        found.append(("on", list(machines)[-1].split(",")[0], "; ".join(machines)))
     return [*found, ("seed", str(config.seed), "")]
 
 

@@ -31,14 +31,11 @@ class Reporter:
         self.mark = (step, now)
         left = (self.steps - step) / self.rate if self.rate > 0 else 0
         losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        text = (
-            f"step {step}/{self.steps}  {self.rate:.3g} steps/s  {self.rate * self.batch_size:.4g} pictures/s  "
-            f"{_duration(left)} left  {losses}"
-        )
+        speed = f"{self.rate:.3g} steps/s  {self.rate * self.batch_size:.4g} pictures/s  {_duration(left)} left"
         if self.bar:
-            self.bar.update(self.task, completed=step, description=text)
+            self.bar.update(self.task, completed=step, description=f"step {step}/{self.steps}  {speed}\n{losses}")
         elif self.loud:
-            print(text, file=sys.stderr, flush=True)
+            print(f"step {step}/{self.steps}  {speed}  {losses}", file=sys.stderr, flush=True)
         return self.rate * self.batch_size
 
     def restart(self, step: int) -> None:
