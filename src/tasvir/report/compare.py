@@ -12,7 +12,7 @@ from tasvir.report import page
 from tasvir.report.charts import Chart, Line, count, number
 from tasvir.report.figures import PALETTE
 from tasvir.report.page import duration, write
-from tasvir.report.panels import Content, Made, measured, passports, reason, spread, title_and_unit
+from tasvir.report.panels import FIRST_SEED, Content, Made, measured, passports, reason, spread, title_and_unit
 from tasvir.report.sheets import Film, Sheet
 from tasvir.report.story import FAILURES, Story
 
@@ -170,7 +170,7 @@ def samples(stories: list[Story]) -> Content | None:
 
 
 def reconstructions(stories: list[Story]) -> Content | None:
-    """The same held-out pictures through every run that was trained on them."""
+    """Held-out pictures through every run that reconstructs; runs of the same pictures stand below one another."""
     able = [story for story in stories if "reconstruct" in story.abilities]
     groups: dict[str, list[Story]] = {}
     for story in able:
@@ -179,8 +179,6 @@ def reconstructions(stories: list[Story]) -> Content | None:
     strips: list[tuple[str, Sheet | str]] = []
     most = BUDGETS["sheet"] // max(1, len(able) + len(groups))
     for members in groups.values():
-        if len(members) < 2:
-            continue
         try:
             real = np.asarray(members[0].dataset.test.images[:16])
         except FAILURES as error:
@@ -193,34 +191,39 @@ def reconstructions(stories: list[Story]) -> Content | None:
             except FAILURES as error:
                 strips.append((story.name, f"This could not be drawn. {reason(error)}"))
     if not strips:
-        if len(able) < 2:
-            return None
-        return Content("words", "No two of these runs were trained on the same pictures.")
-    alone = [members[0].name for members in groups.values() if len(members) < 2]
-    words = "The same held-out pictures, and below them what each run makes of them."
-    if alone:
-        words += f" Left out, as trained on other pictures: {', '.join(alone)}."
+        return None
+    words = "Held-out pictures, and below them what each run makes of them."
+    if len(able) < len(stories):
+        words += f" Left out, as they cannot encode: {', '.join(s.name for s in stories if s not in able)}."
     return Content("strips", words, {"strips": strips})
 
 
+def interpolations(stories: list[Story]) -> Content | None:
+    """A few walks through the latent space of every run that has one."""
+    able = [story for story in stories if "decode" in story.abilities]
+    strips: list[tuple[str, Sheet | str]] = []
+    for story in able:
+        try:
+            walks = story.opened.walks(None, 4, 16, "spherical", FIRST_SEED)
+            strips.append((story.name, Sheet(walks, 16, most=BUDGETS["sheet"] // len(able))))
+        except FAILURES as error:
+            strips.append((story.name, f"This could not be drawn. {reason(error)}"))
+    words = "Each row walks through the latent space: between two held-out pictures where a run can encode them."
+    return Content("strips", words, {"strips": strips}) if strips else None
+
+
 def curves(stories: list[Story]) -> Content | None:
-    """A chart for each player's term that at least two runs have."""
+    """A chart for each player's term; runs that have the same one share it."""
     names = dict.fromkeys(f"{player}/{term}" for s in stories for player, terms in s.losses.items() for term in terms)
-    shared, alone = [], []
+    charts = []
     for name in names:
-        having = [story for story in stories if name in story.series]
-        if len(having) > 1:
-            shared.append(Chart(name.replace("/", " · "), _overlaid(stories, name), "loss"))
-        else:
-            alone.append(f"{name} ({having[0].name})")
-    if not shared:
-        if not alone:
-            return Content("words", "Nothing has been logged yet.")
-        return Content("words", f"No two of these runs have a loss of the same name: {', '.join(alone)}.")
-    words = "Only losses of the same player and name share a chart; whether their settings agree is told below."
-    if alone:
-        words += f" In one run only: {', '.join(alone)}."
-    return Content("charts", words, {"charts": shared, "small": False})
+        having = [story.name for story in stories if name in story.series]
+        title = name.replace("/", " · ")
+        charts.append(Chart(title if len(having) > 1 else f"{having[0]}: {title}", _overlaid(stories, name), "loss"))
+    if not charts:
+        return Content("words", "Nothing has been logged yet.")
+    words = "Losses of the same player and name share a chart; whether their settings agree is told below."
+    return Content("charts", words, {"charts": charts, "small": False})
 
 
 def watched(stories: list[Story]) -> Content | None:
@@ -294,7 +297,8 @@ def _setting(story: Story, path: str) -> str:
 
 PANELS = (
     ("Samples from the same seeds", "wide", samples),
-    ("Reconstructions of the same pictures", "wide", reconstructions),
+    ("Reconstructions", "wide", reconstructions),
+    ("Interpolations", "wide", interpolations),
     ("Measurements", "wide", measurements),
     ("Losses", "wide", curves),
     ("Also watched", "wide", watched),
