@@ -47,7 +47,7 @@ def test_reconstructions_beat_the_mean_picture(name: str, tmp_path: Path) -> Non
 
 
 def test_the_bound_beats_independent_pixels(tmp_path: Path) -> None:
-    """The VAE's bound on held-out digits is better, by 1.5 nats, than the likelihood of pixels that ignore each other."""
+    """The VAE's bound on held-out digits beats, by 1.5 nats, the likelihood of pixels that ignore each other."""
     data = load(DIGITS)
     opened = trained("vae", tmp_path / "run", data, DIGITS, 600, latent_size=8, widths=(32, 64))
     from tasvir.core import Noise
@@ -77,7 +77,7 @@ ADVERSARIAL = {
 def test_samples_beat_shuffled_pixels_and_are_varied(case: str, tmp_path: Path) -> None:
     """Samples of digits lie nearer to real ones than pictures whose pixels come from different real pictures.
 
-    At most 80 % of that distance, with at least half the variety of real pictures, and of at least eight of ten classes.
+    At most 80 % of that distance, with at least half the variety of real pictures, and an even share of most classes.
     """
     data = load(DIGITS)
     name, steps, settings = ADVERSARIAL[case]
