@@ -74,7 +74,7 @@ def tiny_run(name: str, folder: Path, **settings: object) -> tuple[Run, Dataset]
         train=TrainConfig(**{**usual, "precision": "float32", **settings}),  # type: ignore[arg-type]
         model=recipe(name).tiny,
     )
-    return Run.create(folder, config, data.pictures, data.description), data
+    return Run(folder, config, data.pictures, data.description).create(), data
 
 
 def tiny_state(name: str, folder: Path, **settings: object) -> State:

@@ -24,6 +24,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         run, data = tiny_run(name, folder)
         train(run, data)
         found[name] = folder
+    found["broken"] = tmp_path_factory.mktemp("latents") / "broken.npz"
+    found["broken"].write_bytes(b"PK\x03\x04 and no more")
+    found["nothing"] = found["broken"].with_name("nothing.npz")
+    np.savez(found["nothing"], latents=np.zeros((0, 4), np.float32))
     return found
 
 
@@ -116,7 +120,7 @@ def test_evaluate_appends_measurements_with_passports(
     outputs = [json.loads(tasvir(capsys, "evaluate", folders["vae"], "-n", 20, "--json")[1]) for _ in range(2)]
     assert outputs[0] == outputs[1], "evaluated twice, the same numbers"
     names = {line["metric"] for line in outputs[0]}
-    assert {"reconstruction_mse", "bound", "bits_per_dimension", "nearest_class_accuracy", "diversity"} <= names
+    assert {"reconstruction_mse", "bound", "nearest_class_accuracy", "diversity"} <= names
     values = {line["metric"]: line["value"] for line in outputs[0]}
     assert values["bound"] == pytest.approx(values["log_likelihood"] - values["kl"], rel=1e-6)
     for line in outputs[0]:
@@ -167,6 +171,31 @@ BAD: list[tuple[list[str], str]] = [
     (["train", "vae", "--data", "digits", "--train.device", "abacus"], "no device 'abacus'"),
     (["train", "vae", "--data", "cartoons", "--data.labels", "hair_stile", "--data.limit", "20"], "hair_style"),
     (["train", "gan", "--data", "digits", "--out", "/proc/nowhere/run"], "cannot be written"),
+    (["train", "gan", "--data", "digits", "--train.batch-size", "1"], "needs at least 2"),
+    (["train", "vae", "--data", "digits", "--model.widths"], "--model.widths needs at least one value"),
+    (["train", "vae", "--data", "digits", "--model.latent-size", "100000000000"], "cannot be built"),
+    (["train", "vae", "--data", "digits", "--model.optimizer.learning-rate", "inf"], "learning-rate is inf"),
+    (["train", "vae", "--data", "digits", "--train.device", "meta"], "no device 'meta'"),
+    (["train", "vae", "--data", "~nosuchuser/x"], "~nosuchuser/x"),
+    (["train", "vae", "--data", "x" * 5000], "is no path"),
+    (["train", "vae", "--data", ""], "--data is empty"),
+    (
+        [
+            "train",
+            "dcgan",
+            "--data",
+            "digits",
+            "--model.game.name",
+            "wasserstein-penalty",
+            "--model.discriminator-norm",
+            "batch",
+        ],
+        "must be layer or none",
+    ),
+    (["sample", "{vae}", "--seed", "99999999999999999999", "--out", "x.png"], "--seed is"),
+    (["sample", "/no/run", "--out", "new/deep/x.png"], "does not exist"),
+    (["decode", "{vae}", "{broken}"], "cannot be read"),
+    (["decode", "{vae}", "{nothing}"], "latents of shape (0, 4)"),
     (["resume", "/no/such/run"], "does not exist"),
     (["resume", "."], "is not a run folder"),
     (["sample", "{vae}", "--out", "x.jpg"], ".png"),
@@ -213,10 +242,18 @@ def test_runs_that_are_damaged(folders: dict[str, Path], tmp_path: Path, capsys:
     run = tmp_path / "run"
     shutil.copytree(folders["vae"], run)
     config = (run / "config.yaml").read_text()
-    for broken in (config[:200], "", "{", "- a list", config.replace("beta: 1.0", "betta: 1.0")):
+    changes = (
+        ("beta: 1.0", "betta: 1.0"),
+        ("seed: 0", "seed: abc"),
+        ("recipe: vae", "recipe: [1]"),
+        ("format: 1", "format: x"),
+    )
+    for broken in (config[:200], "", "{", "- a list", *(config.replace(*change) for change in changes)):
         (run / "config.yaml").write_text(broken)
         code, _, said = tasvir(capsys, "sample", run, "--out", tmp_path / "x.png")
-        assert code == 2 and "config.yaml" in said and len(said.strip().splitlines()) <= 2
+        assert (
+            code == 2 and ("config.yaml" in said or "no recipe '[1]'" in said) and len(said.strip().splitlines()) <= 2
+        )
     (run / "config.yaml").write_text(config)
     for file in (run / "checkpoints").rglob("model.safetensors"):
         size = file.stat().st_size
@@ -226,3 +263,31 @@ def test_runs_that_are_damaged(folders: dict[str, Path], tmp_path: Path, capsys:
     shutil.rmtree(run / "checkpoints")
     code, _, said = tasvir(capsys, "sample", run, "--out", tmp_path / "x.png")
     assert code == 2 and "no checkpoint" in said
+
+
+def test_upper_case_endings_are_kept(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tasvir(capsys, "sample", folders["vae"], "-n", 2, "--out", tmp_path / "X.NPZ")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["X.NPZ"]
+
+
+def test_a_run_finds_its_pictures_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 255, (12, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "mine" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    words = ("--data.size", "8", "--train.steps", "2", "--train.batch-size", "4", "--model.widths", "4")
+    code, _, said = tasvir(capsys, "train", "vae", "--data", "mine", *words, "--out", "run")
+    assert code == 0, said
+    monkeypatch.chdir("/")
+    assert tasvir(capsys, "reconstruct", tmp_path / "run", "--out", tmp_path / "x.png")[0] == 0
+    assert tasvir(capsys, "resume", tmp_path / "run", "--train.steps", 4)[0] == 0
+    code, _, said = tasvir(capsys, "report", tmp_path / "run")
+    assert code == 0 and "could not be drawn" not in (tmp_path / "run" / "report.html").read_text(), (
+        "unlabelled, and few"
+    )
+    assert "NaN" not in (tmp_path / "run" / "log.jsonl").read_text()

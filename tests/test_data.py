@@ -815,3 +815,18 @@ def test_a_gpu_sees_what_the_cpu_sees(tmp_path, monkeypatch, resident):
     for step, batch in there.iterate(0, 6):
         assert batch.image.device.type == "cuda"
         assert torch.equal(batch.image.cpu(), here[step].image) and torch.equal(batch.label.cpu(), here[step].label)
+
+
+def test_splits_of_class_folders_come_mixed(tmp_path: Path) -> None:
+    """The first held-out pictures are of all classes, not of the first folder's; and a stray picture is told of."""
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "set" / split / label).mkdir(parents=True)
+            for number in range(20):
+                pixels = np.random.default_rng([number, len(split), ord(label)]).integers(0, 255, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "set" / split / label / f"{number}.png")
+    dataset = load(DataConfig(source=str(tmp_path / "set"), size=8))
+    assert dataset.test.labels is not None and len(dataset.test) == 40 and set(dataset.test.labels[:12]) == {0, 1}
+    Image.fromarray(pixels).save(tmp_path / "set" / "train" / "cover.png")
+    dataset = load(DataConfig(source=str(tmp_path / "set"), size=8))
+    assert dataset.test.labels is None and any("There are no classes" in note for note in dataset.notes)

@@ -27,7 +27,7 @@ def trained(name: str, folder: Path, data: Dataset, config: DataConfig, steps: i
         steps=steps, log_every=100, sample_every=0, checkpoint_every=steps, average=0.99, tensorboard=False
     )
     chosen = RunConfig(name, 0, config, settings, replace(recipe(name).config, **model))
-    run = Run.create(folder, chosen, data.pictures, data.description)
+    run = Run(folder, chosen, data.pictures, data.description).create()
     assert train(run, data) == "done"
     return Opened(run)
 

@@ -176,7 +176,7 @@ def test_without_its_pictures_a_run_still_has_a_page_that_says_so(tmp_path: Path
     data = load(DataConfig(source=str(source), size=8))
     usual, _ = tiny_run("vae", tmp_path / "usual")
     config = replace(usual.config, data=DataConfig(source=str(source), size=8))
-    run = Run.create(tmp_path / "run", config, data.pictures, data.description)
+    run = Run(tmp_path / "run", config, data.pictures, data.description).create()
     train(run, data)
     shutil.rmtree(source)
     page = page_of(run.folder, out=tmp_path / "page.html")
@@ -267,7 +267,9 @@ def test_a_page_that_cannot_be_written_is_refused(trained: dict[str, Path], tmp_
 def test_large_pictures_and_many_frames_fit_the_budget(tmp_path: Path) -> None:
     base = recipe("gan")
     config = RunConfig("gan", 0, DataConfig("digits"), replace(base.train, steps=20_000), base.tiny)
-    run = Run.create(tmp_path / "run", config, Pictures(3, 256), {"name": "large", "counts": {"train": 10, "test": 5}})
+    run = Run(
+        tmp_path / "run", config, Pictures(3, 256), {"name": "large", "counts": {"train": 10, "test": 5}}
+    ).create()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), np.uint8).repeat(4, 1).repeat(4, 2)
     samples = run.folder / "samples"
     pictures.grid(noise).save(samples / "00000000.png", compress_level=1)

@@ -39,9 +39,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("\ntasvir: interrupted.", file=sys.stderr)
         sys.exit(130)
+    except MemoryError:
+        print("tasvir: there is not enough memory for this.", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        print(f"tasvir: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", file=sys.stderr)
+        sys.exit(1)
 
 
 def _run(words: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tasvir.cli import parse
-from tasvir.config import Count, CountOrZero, DataConfig, Refused, RunConfig, TrainConfig
+from tasvir.config import Count, CountOrZero, DataConfig, Refused, RunConfig, Seed, TrainConfig
 
 if TYPE_CHECKING:
     from tasvir.core import Model
@@ -29,7 +31,7 @@ class Train:
     data: DataConfig
     train: TrainConfig
     model: Any
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Everything random follows from it."""
     out: Path | None = None
     """The run folder; left out, runs/RECIPE-DATA."""
@@ -48,14 +50,15 @@ class Train:
             raise SystemExit(0)
         if words[0].startswith("-"):
             raise Refused("`tasvir train` wants a recipe first: tasvir train RECIPE --data PATH|NAME.")
-        if "-h" not in words and "--help" not in words:
+        asked = "-h" in words or "--help" in words
+        if not asked:
             from tasvir.training.allocator import keep_freed_memory
 
             keep_freed_memory()
         from tasvir.models import recipe
 
         chosen = recipe(words[0])
-        if not any(word == "--data" or word.startswith("--data=") for word in words) and "--help" not in words:
+        if not asked and not any(word == "--data" or word.startswith("--data=") for word in words):
             raise Refused(
                 f"`tasvir train {words[0]}` wants --data: a folder or zip of pictures, or a set by name "
                 "(cartoons, digits, mnist, cifar10 …)."
@@ -65,36 +68,63 @@ class Train:
         return parse(kind, words[1:], f"tasvir train {words[0]}", default=default)
 
     def __call__(self) -> int:
-        from tasvir.data import load
+        from tasvir.data import DATASETS, load
+        from tasvir.data.sources import absolute
         from tasvir.models import recipe
         from tasvir.runs import Run, check_vacant
         from tasvir.training import processes
         from tasvir.training.precision import choose_device
 
         choose_device(self.train.device)
-        processes.start()
+        processes.start(self.train.device)
         kind = recipe(self.recipe).model
-        out = self.out or _free_folder(f"{self.recipe}-{Path(self.data.source).expanduser().resolve().stem.lower()}")
+        source = self.data.source
+        if source not in DATASETS and absolute(source).exists():  # so that the run finds them from anywhere
+            source = str(absolute(source))
+        root = self.data.root and absolute(str(self.data.root))
+        data = replace(self.data, source=source, root=root)
+        out = self.out or _free_folder(f"{self.recipe}-{Path(source).stem.lower()}")
         if processes.is_writer():
             check_vacant(out)
-        if not processes.is_writer():
+        else:
             processes.wait()
-        dataset = load(self.data, lambda native: _fitting_size(kind, native))
+        dataset = load(data, lambda native: _fitting_size(kind, native))
         if processes.is_writer():
             processes.wait()
         if not kind.accepts(dataset.pictures.size):
             raise Refused(
                 f"{self.recipe} takes pictures of {kind.sizes}, not {dataset.pictures.size} px: set --data.size."
             )
-        config = RunConfig(self.recipe, self.seed, self.data, self.train, self.model)
+        config = RunConfig(self.recipe, self.seed, data, self.train, self.model)
         run = Run(out, config, dataset.pictures, dataset.description)
-        if processes.is_writer():
-            run = Run.create(out, config, dataset.pictures, dataset.description)
+        model = _built(run)
+
+        def begin() -> None:
+            run.create()
             for note in dataset.notes:
                 print(note, file=sys.stderr)
             print(_training_sentence(run, dataset), file=sys.stderr)
-        processes.wait()
-        return _train(run, dataset)
+
+        return _train(run, dataset, model, begin)
+
+
+def _built(run: "Run") -> "Model":
+    """The untrained model of a run. Raises `Refused` if it cannot be built or trained with these settings."""
+    import torch
+
+    from tasvir.models import recipe
+    from tasvir.training.state import mixed_seed
+
+    torch.manual_seed(mixed_seed(run.config.seed))
+    try:
+        model = recipe(run.config.recipe).model(run.config.model, run.pictures)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise Refused(
+            f"{run.config.recipe} cannot be built with these settings: {str(error).splitlines()[0]}"
+        ) from None
+    if run.config.train.batch_size == 1 and any(isinstance(layer, torch.nn.BatchNorm1d) for layer in model.modules()):
+        raise Refused(f"--train.batch-size is 1; {run.config.recipe} has batch norm and needs at least 2.")
+    return model
 
 
 def _train_kind(config: type) -> type[Train]:
@@ -131,22 +161,29 @@ def _training_sentence(run: "Run", dataset: "Dataset") -> str:
     )
 
 
-def _train(run: "Run", dataset: "Dataset") -> int:
+def _train(run: "Run", dataset: "Dataset", model: "Model", begin: Callable[[], None]) -> int:
+    """Train with the run's folder held; `begin` is called once it is. Returns the exit code."""
     from tasvir.runs import OutOfSpace
     from tasvir.training import processes
     from tasvir.training.loop import Stopped, train
 
+    outcome = "failed"
     try:
-        if processes.is_writer():
-            with run.locked():
-                outcome = train(run, dataset)
-        else:
-            outcome = train(run, dataset)
+        with run.locked() if processes.is_writer() else nullcontext():
+            if processes.is_writer():
+                begin()
+            processes.wait()
+            outcome = train(run, dataset, model)
     except (Stopped, OutOfSpace) as error:
         print(f"tasvir: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        kept = run.checkpoints()
+        on = f"\nCheckpoint {kept[-1].step} is whole; `tasvir resume {run.folder}` goes on from it." if kept else ""
+        print(f"tasvir: {run.folder} cannot be written: {error.strerror or error}.{on}", file=sys.stderr)
     finally:
         processes.stop()
+    if outcome == "failed":
+        return 1
     if processes.is_writer():
         step = run.latest().step
         if outcome == "interrupted":
@@ -189,17 +226,19 @@ class Resume:
         if began >= run.config.train.steps:
             print(f"{self.run} has all its {began} steps; --train.steps N goes on to N.", file=sys.stderr)
             return 0
-        processes.start()
+        processes.start(run.config.train.device)
         dataset = load(replace(run.config.data, size=run.pictures.size))
         if dataset.pictures != run.pictures or dataset.train.hash != run.dataset.get("hash", {}).get("train"):
             raise Refused(
                 f"The pictures of {run.config.data.source} are not those the run was trained on.\n"
                 "Put them back as they were, or train anew."
             )
-        if processes.is_writer():
+
+        def begin() -> None:
             run.write_config()
             print(f"Going on from step {began} to {run.config.train.steps}.", file=sys.stderr)
-        return _train(run, dataset)
+
+        return _train(run, dataset, _built(run), begin)
 
 
 @dataclass(frozen=True)
@@ -214,7 +253,7 @@ class Sample:
     """Class name or number, for recipes that know classes."""
     noise: Literal["normal", "uniform", "exponential"] = "normal"
     """Distribution of the latent noise, always of zero mean and unit variance."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Seed of the first picture; the next have the next seeds."""
     step: CountOrZero | None = None
     """Checkpoint to draw from; left out, the newest."""
@@ -268,7 +307,7 @@ class Interpolate:
     """Pictures in each walk, its two ends included."""
     path: Literal["linear", "spherical"] = "spherical"
     """spherical keeps the length of a latent typical (Shoemake 1985)."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     step: CountOrZero | None = None
 
     def __call__(self) -> None:
@@ -336,18 +375,16 @@ class Encode:
     step: CountOrZero | None = None
 
     def __call__(self) -> None:
-        import numpy as np
-
         from tasvir import drawing, pictures
 
-        if self.out.suffix != ".npz":
+        if self.out.suffix.lower() != ".npz":
             raise Refused(f"--out {self.out} must end in .npz.")
         pictures.check_out(self.out)
         opened = drawing.Opened(self.run, "encode", self.step)
         latents = opened.latents(self.pictures, self.number)
         labels = opened.dataset.test.labels if self.pictures is None else None
         arrays = {"latents": latents} | ({} if labels is None else {"labels": labels[: self.number]})
-        np.savez_compressed(self.out, **arrays)  # type: ignore[arg-type]
+        pictures.write_arrays(self.out, arrays)
         print(f"{len(latents)} latents of {latents.shape[1]} numbers in {self.out}")
 
 
@@ -391,7 +428,7 @@ class Evaluate:
     """Which; left out, all that the model can be measured by."""
     number: Number = 10_000
     """Pictures to measure with, at most."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     step: CountOrZero | None = None
     json: bool = False
     """For programs."""

@@ -1,6 +1,7 @@
 """Settings: frozen dataclasses with ranges, to and from plain values and the command line. Without torch."""
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,17 @@ class Range:
     high: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        return inside and (isinstance(value, int) or math.isfinite(value))
 
     def __str__(self) -> str:
         if self.high is None:
-            return f"at least {self.low}"
+            return f"finite and at least {self.low}" if isinstance(self.low, float) else f"at least {self.low}"
         return f"at most {self.high}" if self.low is None else f"from {self.low} to {self.high}"
 
 
 Count = Annotated[int, Range(low=1)]
+Seed = Annotated[int, Range(low=0, high=2**62)]
 CountOrZero = Annotated[int, Range(low=0)]
 Positive = Annotated[float, Range(low=1e-12)]
 NonNegative = Annotated[float, Range(low=0.0)]
@@ -152,6 +155,8 @@ def _validate_value(value: Any, hint: Any, where: str) -> None:
         return
     if isinstance(value, tuple):
         kinds = typing.get_args(hint)
+        if not value and typing.get_origin(kinds[0]) is Annotated:
+            raise Refused(f"{flag(where)} needs at least one value.")
         for position, item in enumerate(value):
             _validate_value(item, kinds[0] if kinds[-1] is Ellipsis else kinds[position], where)
         return

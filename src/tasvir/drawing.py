@@ -1,6 +1,7 @@
 """What a trained run can draw: samples, reconstructions, walks, manifolds, scatters. uint8 [N,H,W,C] comes out."""
 
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,11 +100,11 @@ class Opened:
 
     def walks(self, source: str | None, number: int, steps: int, path: str, seed: int) -> np.ndarray:
         """`number` walks of `steps` pictures, one after another; between pictures if the model encodes."""
-        if isinstance(self.model, Encodes):
-            real = self.real(source, 2 * number)
-            if len(real) < 2:
-                raise Refused("A walk needs at least two pictures.")
+        real = self.real(source, 2 * number) if isinstance(self.model, Encodes) else None
+        if real is not None and len(real) > 1:
             ends = torch.from_numpy(self._encode(real[: len(real) // 2 * 2]))
+        elif real is not None and source is not None:
+            raise Refused(f"A walk needs at least two pictures; {source} has one.")
         elif source is not None:
             raise Refused(
                 f"{self.run.config.recipe} cannot encode pictures; leave them out to walk between random latents."
@@ -133,7 +134,9 @@ class Opened:
         if latents.shape[1] != 2:
             centred = latents - latents.mean(0)
             directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
-            latents, axes = centred @ directions.T, ("first principal component", "second principal component")
+            plane = centred @ directions.T
+            plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # of one latent dimension, or one picture
+            latents, axes = plane, ("first principal component", "second principal component")
         labels = self.dataset.test.labels
         return Points(latents, None if labels is None else np.asarray(labels[:number]), self.run.pictures.classes, axes)
 
@@ -171,10 +174,12 @@ def read_latents(path: Path, size: int) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             latents = np.asarray(arrays["latents"], np.float32)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise Refused(f"{path} cannot be read as an .npz with `latents`: {error}.") from None
-    if latents.ndim != 2 or latents.shape[1] != size:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise Refused(f"{path} cannot be read as an .npz with `latents`: {str(error).splitlines()[0]}.") from None
+    if latents.ndim != 2 or latents.shape[1] != size or not len(latents):
         raise Refused(f"{path} has latents of shape {latents.shape}; this run wants (N, {size}).")
+    if not np.isfinite(latents).all():
+        raise Refused(f"{path} has latents that are not finite.")
     return latents
 
 

@@ -52,15 +52,10 @@ def check_out(out: Path) -> None:
         )
     if out.suffix.lower() == ".mp4" and not shutil.which("ffmpeg"):
         raise Refused(f"--out {out} needs the program ffmpeg, which is not installed; .gif and .webp need nothing.")
-    try:
-        (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
-        probe = (out.parent if out.suffix else out) / ".tasvir-can-write"
-        probe.touch()
-        probe.unlink()
-        if out.suffix and out.is_dir():
-            raise Refused(f"--out {out} is a folder.")
-    except OSError as error:
-        raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
+    if out.suffix and out.is_dir():
+        raise Refused(f"--out {out} is a folder.")
+    if not out.suffix and out.is_file():
+        raise Refused(f"--out {out} is a file; name a folder, or a file that ends in {', '.join(known)}.")
 
 
 def write(
@@ -79,11 +74,12 @@ def write(
     check_out(out)
     kind = out.suffix.lower()
     try:
+        (out.parent if kind else out).mkdir(parents=True, exist_ok=True)
         if kind == ".png":
             grid(images, columns).save(out)
         elif kind == ".npz":
-            arrays = {"images": images} | ({} if labels is None else {"labels": np.asarray(labels, np.int64)})
-            np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+            extra = {} if labels is None else {"labels": np.asarray(labels, np.int64)}
+            write_arrays(out, {"images": images, **extra})
         elif kind in FILMS:
             frames = [to_pil(image) for image in images]
             frames[0].save(out, FILMS[kind], save_all=True, append_images=frames[1:], duration=100, loop=0)
@@ -101,6 +97,16 @@ def write(
     except OSError as error:
         raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
     return f"{len(images)} pictures of {images.shape[2]}×{images.shape[1]} px in {out}"
+
+
+def write_arrays(out: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An .npz under exactly this name. Raises `Refused` if it cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
 
 
 def _write_mp4(images: np.ndarray, out: Path) -> None:

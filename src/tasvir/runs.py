@@ -23,6 +23,7 @@ from tasvir.config import (
     Pictures,
     Refused,
     RunConfig,
+    Seed,
     TrainConfig,
     flag,
     from_plain,
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
     from tasvir.core import Model
 
 FORMAT = 1
+FILES = ("model.safetensors", "optimizer.safetensors")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a config begins with."""
+
+    recipe: str
+    seed: Seed
 
 
 class OutOfSpace(Exception):
@@ -64,7 +74,11 @@ class Checkpoint:
     def fault(self) -> str | None:
         """Why this checkpoint cannot be read, or None if its files are whole."""
         try:
-            for file, size in self.state()["files"].items():
+            sizes = self.state()["files"]
+            for file in FILES:
+                if file not in sizes:
+                    return f"state.json does not tell of {file}"
+            for file, size in sizes.items():
                 if (self.folder / file).stat().st_size != size:
                     return f"{file} was cut short"
         except FileNotFoundError as error:
@@ -84,18 +98,16 @@ class Run:
     dataset: dict[str, Any]
     """What was trained on: name, content hashes, counts, notes."""
 
-    @classmethod
-    def create(cls, folder: Path, config: RunConfig, pictures: Pictures, dataset: dict[str, Any]) -> "Run":
+    def create(self) -> "Run":
         """Make the folder and write its config. Raises `Refused` if it holds anything already or cannot be written."""
-        check_vacant(folder)
-        run = cls(folder, config, pictures, dataset)
+        check_vacant(self.folder)
         try:
-            run.checkpoint_folder.mkdir(parents=True, exist_ok=True)
-            (folder / "samples").mkdir(exist_ok=True)
-            run.write_config()
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "samples").mkdir(exist_ok=True)
+            self.write_config()
         except OSError as error:
-            raise Refused(f"{folder} cannot be written: {error.strerror or error}.") from None
-        return run
+            raise Refused(f"{self.folder} cannot be written: {error.strerror or error}.") from None
+        return self
 
     @classmethod
     def open(cls, folder: Path | str) -> "Run":
@@ -106,20 +118,23 @@ class Run:
             what = "is not a run folder: it has no config.yaml" if folder.is_dir() else "does not exist"
             raise Refused(f"{folder} {what}.\nA run folder is what `tasvir train` makes.")
         try:
-            plain = yaml.safe_load(file.read_text())
+            plain = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise Refused(f"{file} cannot be read: {str(error).splitlines()[0]}.") from None
         wanted = ("format", "recipe", "seed", "data", "train", "model", "pictures", "dataset")
         if not isinstance(plain, dict) or not all(key in plain for key in wanted):
             raise Refused(f"{file} is not the config of a run, or was cut short.")
+        if not isinstance(plain["format"], int) or not isinstance(plain["dataset"], dict):
+            raise Refused(f"{file} is damaged: its format or its dataset is not what tasvir writes.")
         if plain["format"] > FORMAT:
             raise Refused(f"{folder} was written by a newer tasvir ({plain.get('tasvir')}); this is {__version__}.")
+        head = from_plain({"recipe": plain["recipe"], "seed": plain["seed"]}, Head, str(file))
         config = RunConfig(
-            recipe=plain["recipe"],
-            seed=int(plain["seed"]),
+            recipe=head.recipe,
+            seed=head.seed,
             data=from_plain(plain["data"], DataConfig, f"{file}, data"),
             train=from_plain(plain["train"], TrainConfig, f"{file}, train"),
-            model=from_plain(plain["model"], type(recipe(plain["recipe"]).config), f"{file}, model"),
+            model=from_plain(plain["model"], type(recipe(head.recipe).config), f"{file}, model"),
         )
         return cls(folder, config, from_plain(plain["pictures"], Pictures, f"{file}, pictures"), plain["dataset"])
 
@@ -159,8 +174,9 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one training. Raises `Refused` if another training has it; a kill lets go of it."""
-        lock = filelock.FileLock(self.folder / ".lock")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.folder / ".lock")
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise Refused(
@@ -205,7 +221,8 @@ class Run:
         target = self.checkpoint_folder / f"{step:08d}"
         partial = self.checkpoint_folder / f".{step:08d}.partial"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            for leftover in self.checkpoint_folder.glob(".*.partial"):  # of a training that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir(parents=True)
             sizes = {}
             for file, tensors in files.items():
@@ -232,8 +249,7 @@ class Run:
                 )
             ) from None
         for old in self.checkpoints()[: -self.config.train.keep]:
-            if old.folder != (self.folder / "best").resolve():
-                shutil.rmtree(old.folder, ignore_errors=True)
+            shutil.rmtree(old.folder, ignore_errors=True)
         return Checkpoint(target)
 
     def load_model(self, step: int | None = None, averaged: bool = True, device: Any = "cpu") -> tuple["Model", int]:
@@ -278,7 +294,7 @@ class Run:
         """All whole lines of `log.jsonl` or `measurements.jsonl`; a last line cut short by a kill is left out."""
         path = self.folder / file
         lines = []
-        for text in path.read_text().splitlines() if path.exists() else []:
+        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:
@@ -310,7 +326,7 @@ def write_whole(path: Path, text: str) -> None:
 
 def append(path: Path, line: dict[str, Any]) -> None:
     """Append one JSON line."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

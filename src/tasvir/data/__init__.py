@@ -1,14 +1,13 @@
 """Where pictures come from: a set by name, a folder or a zip, decoded once, packed on disk, then only read."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from tasvir.config import DataConfig, Refused
 from tasvir.data.decoding import Unreadable, decode, with_channels
 from tasvir.data.packing import Dataset, Split, pack
-from tasvir.data.sources import DATASETS, ENDINGS, find
+from tasvir.data.sources import DATASETS, ENDINGS, absolute, find
 
 __all__ = ["DATASETS", "Dataset", "Split", "load", "look"]
 
@@ -35,7 +34,7 @@ def look(source: str, number: int, size: int, channels: int) -> tuple[np.ndarray
 
     Returns uint8 [N,size,size,channels], and (file, reason) of those that cannot be read. Raises `Refused` if none can.
     """
-    path = Path(source).expanduser()
+    path = absolute(source)
     if path.is_file() and path.suffix.lower().lstrip(".") in ENDINGS:
         names, picture = [path.name], lambda _, side: decode(path.read_bytes(), side)
     else:

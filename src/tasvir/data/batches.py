@@ -114,16 +114,18 @@ class Batches:
         """The batch with `image` still [batch_size,H,W,C] uint8: on the device if the set is, or ready to go."""
         indices, mirrored = self.indices(step), self.mirrored(step)
         labels = self.split.labels
-        label = None if labels is None else torch.from_numpy(labels[indices])
+        label = None if labels is None else self._ready(labels[indices])
         if self.images is not None:
-            numbers = torch.from_numpy(indices + len(self.split) * mirrored).to(self.device)
+            numbers = self._ready(indices + len(self.split) * mirrored).to(self.device, non_blocking=True)
             return Batch(self.images.index_select(0, numbers), label)
         pixels = _gathered(self.split.images, indices)
         pixels[mirrored] = pixels[mirrored, :, ::-1]
-        read = Batch(torch.from_numpy(pixels), label)
-        if self.device.type == "cuda":
-            read = Batch(read.image.pin_memory(), None if label is None else label.pin_memory())
-        return read
+        return Batch(self._ready(pixels), label)
+
+    def _ready(self, values: np.ndarray) -> Tensor:
+        """As a tensor on the CPU; in pinned memory if a GPU will copy it, so that nothing waits for the copy."""
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def _finished(self, read: Batch) -> Batch:
         image = to_float(read.image.to(self.device, non_blocking=True))

@@ -263,7 +263,7 @@ def _plan(items: Items, limit: int | None, workers: "_Workers") -> _Plan:
     lowest. As a set grows, no training picture ever becomes a test picture.
     """
     everything = range(len(items.names))
-    if items.splits is not None and limit is None:
+    if items.splits is not None and limit is None and not items.sorted:
         return _Plan({split: [n for n in everything if items.splits[n] == split] for split in ("train", "test")})
     digests: dict[int, bytes] = {}
     bad: dict[int, str] = {}

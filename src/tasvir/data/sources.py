@@ -50,6 +50,8 @@ class Items:
     """Where it is known beforehand."""
     slow: bool = True
     """Whether several cores are worth their start."""
+    sorted: bool = False
+    """Whether neighbours are alike, as files in class folders are: every split is then put into another order."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Source:
 def find(config: DataConfig) -> Source:
     """The set, folder or zip that `config.source` names. Raises `Refused` when there is none."""
     name = config.source
-    path = Path(name).expanduser()
+    path = absolute(name)
     if name in DATASETS:
         source = DATASETS[name](config)
         if path.exists():
@@ -99,6 +101,18 @@ def find(config: DataConfig) -> Source:
         f"--data.labels is '{config.labels}', but {source.name} has no attributes to choose from.\n"
         "Leave it out for the set's own classes, or say none for no classes."
     )
+
+
+def absolute(name: str) -> Path:
+    """A path as it was typed, from the root. Raises `Refused` for what can be no path."""
+    try:
+        path = Path(os.path.expanduser(name)).resolve()
+        path.exists()
+    except (OSError, ValueError) as error:
+        raise Refused(f"{name[:80]!r} is no path: {getattr(error, 'strerror', None) or error}.") from None
+    if not name.strip():
+        raise Refused("--data is empty: give the path of a folder or zip of pictures, or a set by name.")
+    return path
 
 
 def _unlabelled(source: Source) -> Source:
@@ -395,6 +409,7 @@ def _of_files(name: str, kind: str, root: Path, listing: _Listing, load: Callabl
             labels=labels,
             classes=classes,
             splits=splits,
+            sorted=True,
         )
 
     digest = hashlib.sha256(repr(listing.pictures).encode()).hexdigest()
@@ -420,6 +435,11 @@ def _recognize(names: list[str]) -> tuple[list[str] | None, list[int] | None, tu
     else:
         splits = None
     classes = tuple(sorted({part[0] for part in parts})) if all(len(part) > 1 for part in parts) else ()
+    outside = [part[0] for part in parts if len(part) == 1]
+    if outside and len(outside) < len(parts):
+        notes.append(
+            f"There are no classes: {len(outside)} pictures lie outside the sub-folders ({_list(outside, 3)})."
+        )
     if len(classes) < 2:
         return splits, None, (), notes
     notes.append(f"The {len(classes)} sub-folders are taken as classes: {_list(classes)}.")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ class Likelihood:
     """(logits, pixels, scale) → what is descended."""
     nats: Callable[[Tensor, Tensor, float], Tensor]
     """(logits, pixels, scale) → the negative log-likelihood in nats that belongs to the loss."""
+    scale: float = 1.0
+    """Used where a config leaves it out."""
+
+
+def reconstruction_loss(config: Any, logits: Tensor, image: Tensor) -> Tensor:
+    """What a config with `reconstruction` and `scale` descends for pictures in [-1,1]; [B]."""
+    row = LIKELIHOODS[config.reconstruction]
+    return row.loss(logits.float(), (image + 1) / 2, config.scale or row.scale)
+
+
+def reconstruction_nats(config: Any, logits: Tensor, image: Tensor) -> Tensor:
+    """The negative log-likelihood of pictures in [-1,1] that belongs to `reconstruction_loss`; [B] nats."""
+    row = LIKELIHOODS[config.reconstruction]
+    return row.nats(logits.float(), (image + 1) / 2, config.scale or row.scale)
 
 
 def bernoulli(logits: Tensor, pixels: Tensor, scale: float = 1.0) -> Tensor:
@@ -45,8 +59,8 @@ def _mean_squared_error_nats(logits: Tensor, pixels: Tensor, scale: float) -> Te
 
 LIKELIHOODS: dict[str, Likelihood] = {
     "bernoulli": Likelihood(bernoulli, bernoulli),
-    "gaussian": Likelihood(gaussian, gaussian),
-    "mse": Likelihood(mean_squared_error, _mean_squared_error_nats),
+    "gaussian": Likelihood(gaussian, gaussian, 0.1),
+    "mse": Likelihood(mean_squared_error, _mean_squared_error_nats, 1000.0),
 }
 
 

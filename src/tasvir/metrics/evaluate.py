@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tasvir import __version__
 from tasvir.config import Refused, nearest
 from tasvir.core import ABILITIES, Noise
 from tasvir.drawing import BATCH, Opened
+from tasvir.losses.likelihoods import LIKELIHOODS
 from tasvir.metrics import neighbours
 from tasvir.runs import append
 from tasvir.training.health import relative_diversity
@@ -29,6 +30,12 @@ class Value:
     number: int
     real: float | None = None
     """What real pictures reach by the same protocol."""
+    passport: dict[str, Any] = field(default_factory=dict)
+    """What else must agree before two such numbers may be compared."""
+
+
+LARGEST = 64 * 64 * 3
+"""Pixel values of a picture up to which nearest neighbours in pixels mean something."""
 
 
 class Subject:
@@ -47,30 +54,36 @@ class Subject:
 
 def reconstruction_error(subject: Subject) -> list[Value]:
     """Squared error of each pixel in [0,1], averaged; and the absolute error."""
-    made = subject.opened.reconstructions(subject.test)
-    difference = (made.astype(np.float32) - subject.test) / 255
-    squared = np.square(difference).reshape(len(made), -1).mean(1)
-    absolute = np.abs(difference).reshape(len(made), -1).mean(1)
-    return [_mean("reconstruction_mse", squared), _mean("reconstruction_mae", absolute)]
+    squared, absolute = [], []
+    for start in range(0, len(subject.test), BATCH):
+        real = subject.test[start : start + BATCH]
+        difference = (subject.opened.reconstructions(real).astype(np.float32) - real).reshape(len(real), -1) / 255
+        squared.append(np.square(difference).mean(1))
+        absolute.append(np.abs(difference).mean(1))
+    return [
+        _mean("reconstruction_mse", np.concatenate(squared)),
+        _mean("reconstruction_mae", np.concatenate(absolute)),
+    ]
 
 
 @torch.no_grad()
 def bound(subject: Subject) -> list[Value]:
-    """The evidence lower bound in nats for each picture, its two parts, and bits for each pixel value."""
+    """The evidence lower bound in nats for each picture, and its two parts."""
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(subject.test), BATCH):
         image = subject.opened.tensor(subject.test[start : start + BATCH])
         seeds = range(subject.seed + start, subject.seed + start + len(image))
         for name, nats in subject.opened.model.bound(image, Noise(seeds)).items():
             parts.setdefault(name, []).append(nats.double().cpu().numpy())
-    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    bits = -joined["bound"] / math.log(2) / subject.test[0].size
-    return [*(_mean(name, nats) for name, nats in joined.items()), _mean("bits_per_dimension", bits)]
+    config = subject.opened.run.config.model
+    scale = config.scale or LIKELIHOODS[config.reconstruction].scale
+    passport = {"likelihood": config.reconstruction, "scale": scale, "unit": "nats, pixels in [0,1]", "draws": 1}
+    return [replace(_mean(name, np.concatenate(nats)), passport=passport) for name, nats in parts.items()]
 
 
 def nearest_class(subject: Subject) -> list[Value]:
     """Whether samples look like one class, cover all classes, and would teach a nearest-neighbour classifier."""
-    if subject.test_labels is None:
+    if subject.test_labels is None or subject.test[0].size > LARGEST:
         return []
     train = subject.opened.dataset.train
     assert train.labels is not None
@@ -90,8 +103,10 @@ def nearest_class(subject: Subject) -> list[Value]:
 
 def diversity(subject: Subject) -> list[Value]:
     """Mean distance between two samples over that between two real pictures, in pixels."""
-    most = 2000
+    most = min(2000, 20_000_000 // subject.test[0].size)
     samples, real = subject.samples[:most], subject.test[:most]
+    if len(real) < 2 or len(samples) < 2:
+        return []
     return [Value("diversity", relative_diversity(samples, real), None, len(samples), 1.0)]
 
 
@@ -133,7 +148,7 @@ def evaluate(folder: Path, metrics: tuple[str, ...], number: int, seed: int, ste
                 "interval": None if value.margin is None else [value.value - value.margin, value.value + value.margin],
                 "n": value.number,
                 **({} if value.real is None else {"real": value.real}),
-                "passport": {**passport, "pictures": value.number},
+                "passport": {**passport, **value.passport, "pictures": value.number},
             }
             append(opened.run.folder / "measurements.jsonl", line)
             lines.append(line)

@@ -36,7 +36,7 @@ def _votes(images: np.ndarray, known: np.ndarray, labels: np.ndarray, neighbours
     """[N,neighbours] classes of the nearest known pictures, nearest first."""
     from sklearn.neighbors import NearestNeighbors
 
-    index = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(_flat(known))
+    index = NearestNeighbors(n_neighbors=min(neighbours, len(known)), algorithm="brute").fit(_flat(known))
     return np.asarray(labels)[index.kneighbors(_flat(images), return_distance=False)]
 
 

@@ -146,7 +146,7 @@ def scatter(story: Story) -> Content:
     coloured = ", coloured by class" if names else ""
     values = {
         "dots": list(zip(paths, colors, strict=True)),
-        "legend": list(zip(names, colors, strict=True)) if len(names) <= len(PALETTE) else [],
+        "legend": list(zip(names, colors, strict=False)) if len(names) <= len(PALETTE) else [],
         "scale": (points.classes[0], points.classes[-1]) if len(names) > len(PALETTE) else None,
         "colors": colors,
         "x_ticks": across,

@@ -42,7 +42,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "sample_diversity",
         lambda ratio: ratio < 0.1,
-        1,
+        2,
         "The samples are all alike (mode collapse): they differ by less than a tenth of what real pictures do. "
         "Try a lower learning rate, another --model.game.name, or an earlier checkpoint.",
     ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tasvir import pictures
-from tasvir.core import Noise, Reconstructs, Samples
+from tasvir.core import Model, Noise, Reconstructs, Samples
 from tasvir.data.batches import Batches, pictures_of, to_uint8
 from tasvir.models import recipe
 from tasvir.runs import Run
@@ -26,21 +26,26 @@ if TYPE_CHECKING:
 
 SHOWN = 64
 """Samples drawn at every showing, from seeds 0 to 63."""
+SOON = 5
+"""Steps after which several processes notice that they were asked to stop."""
 
 
 class Stopped(Exception):
     """Training cannot go on; the message says why and what to try."""
 
 
-def train(run: Run, dataset: "Dataset") -> Literal["done", "interrupted"]:
+def train(run: Run, dataset: "Dataset", model: Model | None = None) -> Literal["done", "interrupted"]:
     """Train a run from its newest checkpoint, or from nothing, to `train.steps`.
 
-    Raises `Stopped` if losses stay non-finite, `OutOfSpace` if a checkpoint cannot be written.
+    `model` is the untrained model where it was built already. Raises `Stopped` if losses stay non-finite, `OutOfSpace`
+    if a checkpoint cannot be written, `OSError` if another file of the run cannot.
     """
     settings, seed = run.config.train, run.config.seed
     device = choose_device(settings.device)
-    torch.manual_seed(mixed_seed(seed))
-    state = State(recipe(run.config.recipe).model(run.config.model, run.pictures), run, device)
+    if model is None:
+        torch.manual_seed(mixed_seed(seed))
+        model = recipe(run.config.recipe).model(run.config.model, run.pictures)
+    state = State(model, run, device)
     if run.checkpoints():
         state.load(run.latest())
     if settings.compile:
@@ -84,13 +89,13 @@ def _advance(state: State, batches: Batches, keeper: "Keeper | None", asked: lis
     for step, batch in batches.iterate(state.step, settings.steps):
         meter.add(state.advance(batch))
         done = step + 1
-        stopping = bool(asked) and processes.count() == 1
         last = done == settings.steps
+        stopping = bool(asked)
+        if processes.count() > 1:  # all must stop at the same step; asking is an exchange, so only now and then
+            stopping = done % SOON == 0 and processes.any_of(stopping, state.device)
         if done % settings.log_every == 0 or last:
             if processes.any_of(bool(state.longest_row >= settings.patience), state.device):
                 return "not finite"
-            if processes.any_of(bool(asked), state.device):
-                stopping = True
             if keeper:
                 keeper.log(meter.means())
             meter = Meter()
@@ -113,13 +118,15 @@ def _go_back(state: State, reporter: Reporter) -> None:
             f"Training stopped at step {state.step}: {what}, also after going back with a lower learning rate.\n"
             "Try a lower learning rate, gradient clipping (--model.*.clip 1), or --train.precision float32."
         )
-    broken = state.step
+    broken, skipped = state.step, state.skipped.clone()
     state.load(state.run.latest())
     state.rate_factor = 1 / 3
+    state.skipped = skipped
     sentence = f"{what} by step {broken}: went back to step {state.step} with a third of the learning rate."
     reporter.say(sentence)
     reporter.restart(state.step)
     if processes.is_writer():
+        state.run.forget_after(state.step)
         state.run.log({"step": state.step, "health": [sentence]})
 
 
@@ -190,7 +197,7 @@ class Keeper:
         model.train(training)
 
     def _check_diversity(self, drawn: np.ndarray) -> None:
-        if self.state.step:
+        if self.state.step and len(self.test.images) > 1:
             ratio = relative_diversity(drawn, np.asarray(self.test.images[:SHOWN]))
             said = self.health.check({"sample_diversity": ratio})
             self.run.log({"step": self.state.step, "sample_diversity": ratio, **({"health": said} if said else {})})

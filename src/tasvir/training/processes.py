@@ -10,12 +10,13 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 
-def start() -> None:
-    """Join the other processes if torchrun started this one."""
+def start(device: str = "auto") -> None:
+    """Join the other processes if torchrun started this one, to train on that kind of device."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        if torch.cuda.is_available():
+        on_gpu = torch.cuda.is_available() and device != "cpu"
+        if on_gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        backend = "nccl" if on_gpu else "gloo"
         distributed.init_process_group(backend, timeout=timedelta(minutes=30))
 
 

@@ -1,5 +1,6 @@
 """All that training must remember between two steps, and its form on disk."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,8 @@ class State:
         torch.manual_seed(mixed_seed(self.run.config.seed, self.step, processes.rank()))
         values: dict[str, Tensor] = {}
         bad = torch.zeros((), device=self.device)
+        statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        before = [buffer.clone() for buffer in statistics]
         turns = self.model.turns(batch, self.step)
         while True:
             with autocast(self.device, self.dtype):
@@ -68,8 +71,10 @@ class State:
             bad = torch.maximum(bad, skipped)
             for name, value in {**turn.terms, **turn.watch}.items():
                 values[f"{turn.player}/{name}"] = value.detach()
+        for buffer, kept in zip(statistics, before, strict=True):  # a forward pass that overflowed moved them too
+            torch.where(bad > 0, kept, buffer, out=buffer)
         self.scale.update(bad)
-        if not self.scale.on:  # float16 skips an update now and then to find its scale
+        if not self.scale.on:  # float16 skips an update now and then to find its scale; only many in a row are trouble
             self.skipped = self.skipped + bad
         self.skipped_in_row = (self.skipped_in_row + 1) * bad
         self.longest_row = torch.maximum(self.longest_row, self.skipped_in_row)
@@ -80,13 +85,17 @@ class State:
 
     def save(self) -> Checkpoint | None:
         """Write a checkpoint (the writer does; all processes must call it)."""
-        processes.average([b for b in self.model.buffers() if b.is_floating_point()])
+        weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if processes.count() > 1:  # a copy: writing a checkpoint must not change what comes after it
+            statistics = {f"model.{name}": b.clone() for name, b in self.model.named_buffers() if b.is_floating_point()}
+            processes.average(list(statistics.values()))
+            weights |= statistics
         if not processes.is_writer():
             return None
-        weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average:
             weights |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
         state = {
+            "processes": processes.count(),
             "rate_factor": self.rate_factor,
             "loss_scale": self.scale.state(),
             "skipped": float(self.skipped),
@@ -110,6 +119,12 @@ class State:
                 optimizer.state[parameter] = {n: _like(parameter, n, t) for n, t in found.items()}
         state = checkpoint.state()
         self.step = checkpoint.step
+        if state["processes"] != processes.count() and processes.is_writer():
+            print(
+                f"Trained by {state['processes']} processes so far and now by {processes.count()}: "
+                "it goes on, but sees the pictures in another order than an unbroken run.",
+                file=sys.stderr,
+            )
         self.rate_factor = state["rate_factor"]
         self.scale.load(state["loss_scale"])
         self.skipped.fill_(state["skipped"])

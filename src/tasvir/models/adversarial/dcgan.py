@@ -1,7 +1,7 @@
 """DCGAN (Radford, Metz and Chintala 2016, arXiv 1511.06434), and its networks under other games.
 
 lsgan: Mao et al. 2017, arXiv 1611.04076. wgan: Arjovsky et al. 2017, arXiv 1701.07875. wgan-gp: Gulrajani et al. 2017,
-arXiv 1704.00028.
+arXiv 1704.00028. The latent is normal here where the paper draws it uniformly (--model.noise uniform).
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from tasvir.config import Count, OptimizerConfig, Pictures, TrainConfig
+from tasvir.config import Count, OptimizerConfig, Pictures, Refused, TrainConfig
 from tasvir.core import NoiseKind, Recipe
 from tasvir.losses.games import GameConfig
 from tasvir.models.adversarial.gan import GAN
@@ -23,8 +23,8 @@ class DCGANConfig:
     """What the latent is drawn from while training; always zero mean and unit variance."""
     width: Count = 1024
     """Channels of the 4×4 maps, where both networks are widest; each doubling of the size halves them."""
-    discriminator_norm: Literal["batch", "layer", "none"] = "batch"
-    """A gradient penalty is of single pictures and forbids batch norm."""
+    discriminator_norm: Literal["batch", "layer", "none"] | None = None
+    """Left out, batch norm; layer norm where there is a gradient penalty, which is of single pictures."""
     game: GameConfig = GameConfig()
     generator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
     discriminator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
@@ -38,6 +38,8 @@ class DCGAN(GAN):
         return size in (8, 16, 32, 64, 128, 256, 28, 56)
 
     def networks(self, config: DCGANConfig, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
+        if config.discriminator_norm == "batch" and config.game.played().gradient_penalty:
+            raise Refused("A gradient penalty is of single pictures: --model.discriminator-norm must be layer or none.")
         generator, discriminator = (
             convolutional_generator(config, pictures),
             convolutional_discriminator(config, pictures),
@@ -69,11 +71,12 @@ def convolutional_generator(config: DCGANConfig, pictures: Pictures) -> nn.Modul
 def convolutional_discriminator(config: DCGANConfig, pictures: Pictures) -> nn.Module:
     """[B,C,S,S] → scores [B]; every layer halves the size down to 4×4. No norm on the first layer, as published."""
     sizes, widths = stages(config, pictures)
+    norm = config.discriminator_norm or ("layer" if config.game.played().gradient_penalty else "batch")
     layers: list[nn.Module] = []
     before = pictures.channels
     for size, after in zip(sizes[:0:-1], widths[::-1], strict=True):
         layers += [nn.Conv2d(before, after, 4 - size % 2, stride=2, padding=1, bias=False)]
-        layers += [NORMS[config.discriminator_norm](after)] if before != pictures.channels else []
+        layers += [NORMS[norm](after)] if before != pictures.channels else []
         layers += [nn.LeakyReLU(0.2, inplace=True)]
         before = after
     return nn.Sequential(*layers, nn.Conv2d(before, 1, sizes[0], bias=False), nn.Flatten(0))
@@ -110,7 +113,6 @@ RECIPES = {
     "wgan-gp": DCGAN_RECIPE.preset(
         "DCGAN's networks, Wasserstein game with gradient penalty.",
         game=GameConfig("wasserstein-penalty"),
-        discriminator_norm="layer",
         generator=PENALIZED,
         discriminator=PENALIZED,
     ),

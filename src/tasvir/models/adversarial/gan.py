@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tasvir.config import Count, OptimizerConfig, Pictures, TrainConfig
@@ -45,14 +46,16 @@ class GAN(Model):
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
         real = batch.image
-        fake = self.generator(draw_noise(self.config.noise, (len(batch), self.latent_size), device=real.device))
+        generators_turn = (step + 1) % self.game.discriminator_steps == 0
+        with torch.set_grad_enabled(generators_turn):
+            fake = self.generator(draw_noise(self.config.noise, (len(batch), self.latent_size), device=real.device))
         yield self.discriminator_turn(self.discriminator, real, fake.detach())
-        if self.game.weight_clip:
-            clip_weights(self.discriminator, self.game.weight_clip)
         if self.config.game.r1 and step % self.config.game.r1_every == 0:
             weight = self.config.game.r1 * self.config.game.r1_every
             yield Turn("discriminator", {"r1": weight * r1_penalty(self.discriminator, real)})
-        if (step + 1) % self.game.discriminator_steps == 0:
+        if self.game.weight_clip:
+            clip_weights(self.discriminator, self.game.weight_clip)
+        if generators_turn:
             yield Turn("generator", {"game": self.game.generator(self.discriminator(fake).float())})
 
     def discriminator_turn(self, score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Turn:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasvir.config import Count, OptimizerConfig, Pictures, Positive, TrainConfig
 from tasvir.core import Batch, Model, Player, Recipe, Turn
-from tasvir.losses.likelihoods import LIKELIHOODS, LikelihoodName
+from tasvir.losses.likelihoods import LikelihoodName, reconstruction_loss
 from tasvir.nn.convolutional import Decoder, Encoder
 
 
@@ -20,8 +20,8 @@ class AutoencoderConfig:
     norm: Literal["batch", "layer", "none"] = "batch"
     reconstruction: LikelihoodName = "mse"
     """What is descended for pixels in [0,1]; see losses/likelihoods.py."""
-    scale: Positive = 1000.0
-    """The standard deviation of `gaussian`, or the weight of `mse`."""
+    scale: Positive | None = None
+    """The standard deviation of `gaussian` (0.1 if left out), or the weight of `mse` (1000)."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
 
 
@@ -33,19 +33,24 @@ class Autoencoder(Model):
     def accepts(size: int) -> bool:
         return size >= 8 and size % 4 == 0
 
-    def __init__(self, config: AutoencoderConfig, pictures: Pictures):
+    def __init__(self, config: Any, pictures: Pictures):
         super().__init__(config, pictures)
         self.latent_size = config.latent_size
-        self.encoder = Encoder(pictures.channels, pictures.size, config.widths, config.latent_size, config.norm)
-        self.decoder = Decoder(config.latent_size, pictures.channels, pictures.size, config.widths, config.norm)
+        self.encoder, self.decoder = self.networks(config, pictures)
+
+    def networks(self, config: Any, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
+        """The encoder, [B,C,S,S] → [B,D], and the decoder, [B,D] → logits [B,C,S,S]."""
+        return (
+            Encoder(pictures.channels, pictures.size, config.widths, config.latent_size, config.norm),
+            Decoder(config.latent_size, pictures.channels, pictures.size, config.widths, config.norm),
+        )
 
     def players(self) -> dict[str, Player]:
         return {"autoencoder": Player((self.encoder, self.decoder), self.config.optimizer)}
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
-        logits = self.decoder(self.encoder(batch.image)).float()
-        loss = LIKELIHOODS[self.config.reconstruction].loss(logits, (batch.image + 1) / 2, self.config.scale)
-        yield Turn("autoencoder", {"reconstruction": loss.mean()})
+        logits = self.decoder(self.encoder(batch.image))
+        yield Turn("autoencoder", {"reconstruction": reconstruction_loss(self.config, logits, batch.image).mean()})
 
     def encode(self, image: Tensor) -> Tensor:
         return self.encoder(image).float()

@@ -5,33 +5,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tasvir.config import NonNegative, Pictures, Positive, TrainConfig
-from tasvir.core import Batch, Model, Noise, Player, Recipe, Turn
-from tasvir.losses.likelihoods import LIKELIHOODS, LikelihoodName, kl_from_standard_normal
+from tasvir.config import NonNegative, Pictures, TrainConfig
+from tasvir.core import Batch, Noise, Player, Recipe, Turn
+from tasvir.losses.likelihoods import (
+    LikelihoodName,
+    kl_from_standard_normal,
+    reconstruction_loss,
+    reconstruction_nats,
+)
 from tasvir.models.autoencoders.ae import Autoencoder, AutoencoderConfig
 from tasvir.nn.convolutional import Decoder, Encoder
 
 
 @dataclass(frozen=True)
 class VAEConfig(AutoencoderConfig):
-    scale: Positive = 0.1
     reconstruction: LikelihoodName = "bernoulli"
     beta: NonNegative = 1.0
     """Weight of the divergence from the prior."""
 
 
-class VAE(Model):
-    sizes = Autoencoder.sizes
-    accepts = staticmethod(Autoencoder.accepts)
-
-    def __init__(self, config: Any, pictures: Pictures):
-        super().__init__(config, pictures)
-        self.latent_size = config.latent_size
-        self.encoder, self.decoder = self.networks(config, pictures)
-
-    def networks(self, config: Any, pictures: Pictures) -> tuple[torch.nn.Module, torch.nn.Module]:
+class VAE(Autoencoder):
+    def networks(self, config: Any, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
         """The encoder, [B,C,S,S] → mean and log-variance [B,2D], and the decoder, [B,D] → logits [B,C,S,S]."""
         return (
             Encoder(pictures.channels, pictures.size, config.widths, 2 * config.latent_size, config.norm),
@@ -44,18 +40,14 @@ class VAE(Model):
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
         mean, log_variance = self.posterior(batch.image)
         latent = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, device=mean.device)
-        logits = self.decoder(latent).float()
-        loss = LIKELIHOODS[self.config.reconstruction].loss(logits, (batch.image + 1) / 2, self.config.scale)
+        loss = reconstruction_loss(self.config, self.decoder(latent), batch.image)
         divergence = kl_from_standard_normal(mean, log_variance)
-        yield Turn(
-            "vae",
-            {"reconstruction": loss.mean(), "kl": self.config.beta * divergence.sum(1).mean()},
-            {
-                "kl_per_dimension": divergence.mean().detach(),
-                # Burda et al. 2016, arXiv 1509.00519, section 5.2: a unit is active if Var_x(E[z|x]) > 0.01
-                "active_units": (mean.detach().var(0, correction=0) > 0.01).float().sum(),
-            },
-        )
+        watch = {"kl_per_dimension": divergence.mean().detach()}
+        if len(batch) > 1:
+            # Burda et al. 2016, arXiv 1509.00519, section 5.2: a unit is active if Var_x(E[z|x]) > 0.01
+            watch["active_units"] = (mean.detach().var(0, correction=0) > 0.01).float().sum()
+        terms = {"reconstruction": loss.mean(), "kl": self.config.beta * divergence.sum(1).mean()}
+        yield Turn("vae", terms, watch)
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), [B,D] each, float32."""
@@ -65,12 +57,6 @@ class VAE(Model):
     def encode(self, image: Tensor) -> Tensor:
         return self.posterior(image)[0]
 
-    def decode(self, latent: Tensor) -> Tensor:
-        return self.decoder(latent).float().sigmoid() * 2 - 1
-
-    def reconstruct(self, image: Tensor) -> Tensor:
-        return self.decode(self.encode(image))
-
     def sample(self, noise: Noise, label: Tensor | None = None) -> Tensor:
         return self.decode(noise.draw(self.latent_size, device=self.device))
 
@@ -78,8 +64,7 @@ class VAE(Model):
         """The evidence lower bound of each picture with one draw of z (equation 7 with L = 1), [B] nats."""
         mean, log_variance = self.posterior(image)
         latent = mean + (0.5 * log_variance).exp() * noise.draw(self.latent_size, device=mean.device)
-        nats = LIKELIHOODS[self.config.reconstruction].nats
-        reconstruction = -nats(self.decoder(latent).float(), (image + 1) / 2, self.config.scale)
+        reconstruction = -reconstruction_nats(self.config, self.decoder(latent), image)
         divergence = kl_from_standard_normal(mean, log_variance).sum(1)
         return {"bound": reconstruction - divergence, "log_likelihood": reconstruction, "kl": divergence}
 

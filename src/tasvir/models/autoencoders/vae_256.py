@@ -19,8 +19,8 @@ class VAE256Config:
     """Channels of the decoder's first map, at a thirty-second of the size."""
     dropout: Fraction = 0.2
     reconstruction: LikelihoodName = "mse"
-    scale: Positive = 1000.0
-    """Weight of the mean squared error."""
+    scale: Positive | None = None
+    """Weight of the mean squared error (1000 if left out)."""
     beta: NonNegative = 1.0
     """Weight of the divergence from the prior."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4)
