@@ -176,6 +176,11 @@ class Expectation:
     """Set and split, number of pictures, step, seed, machine, software, in one line."""
 
 
+def measured(command: str, passport: str, **values: float) -> tuple[Expectation, ...]:
+    """Several numbers of one run."""
+    return tuple(Expectation(metric, value, command, passport) for metric, value in values.items())
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A model with every default, and what it was measured to reach."""

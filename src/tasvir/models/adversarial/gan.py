@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasvir.config import Count, OptimizerConfig, Pictures, TrainConfig
-from tasvir.core import Batch, Model, Noise, NoiseKind, Player, Recipe, Turn, draw_noise
+from tasvir.core import Batch, Model, Noise, NoiseKind, Player, Recipe, Turn, draw_noise, measured
 from tasvir.losses.games import GameConfig, clip_weights, gradient_penalty, r1_penalty
 
 
@@ -97,6 +97,12 @@ def dense_discriminator(config: GANConfig, pictures: Pictures) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(before, 1), nn.Flatten(0))
 
 
+MNIST = (
+    "MNIST test split (10,000 pictures; diversity 2,000), pixels in [0,1], averaged weights, training and sampling seed 0; "
+    "2 cores of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
+)
+"""Where and how the numbers of these recipes were measured."""
+
 RECIPES = {
     "gan": Recipe(
         summary="Generative adversarial network, fully connected.",
@@ -104,5 +110,13 @@ RECIPES = {
         config=GANConfig(),
         tiny=GANConfig(latent_size=4, widths=(8, 8)),
         train=TrainConfig(steps=20_000),
+        expect=measured(
+            "tasvir train gan --data mnist --train.steps 12000",
+            MNIST,
+            nearest_class_accuracy=0.839,
+            class_agreement=0.749,
+            class_coverage=0.871,
+            diversity=0.969,
+        ),
     )
 }

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tasvir.config import Count, OptimizerConfig, Pictures, Positive, TrainConfig
-from tasvir.core import Batch, Model, Player, Recipe, Turn
+from tasvir.core import Batch, Model, Player, Recipe, Turn, measured
 from tasvir.losses.likelihoods import LikelihoodName, reconstruction_loss
 from tasvir.nn.convolutional import Decoder, Encoder
 
@@ -62,12 +62,24 @@ class Autoencoder(Model):
         return self.decode(self.encode(image))
 
 
+MNIST = (
+    "MNIST test split (10,000 pictures), pixels in [0,1], averaged weights, training and sampling seed 0; "
+    "2 cores of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
+)
+"""Where and how the numbers of these recipes were measured."""
+
 AE = Recipe(
     summary="Autoencoder: a convolutional bottleneck, no prior.",
     model=Autoencoder,
     config=AutoencoderConfig(),
     tiny=replace(AutoencoderConfig(), latent_size=4, widths=(4, 8)),
     train=TrainConfig(steps=6000),
+    expect=measured(
+        "tasvir train ae --data mnist --model.latent-size 16 --train.steps 3000",
+        MNIST,
+        reconstruction_mse=0.00729,
+        reconstruction_mae=0.0285,
+    ),
 )
 
 RECIPES = {"ae": AE}
