@@ -28,7 +28,7 @@ demo: setup
 	@if test -f $(DEMO)/vae/config.yaml; then $(BIN)/tasvir resume $(DEMO)/vae; else \
 	    $(BIN)/tasvir train vae $(TRAIN_ON_FACES) --train.steps 1200 --out $(DEMO)/vae; fi
 	@if test -f $(DEMO)/dcgan/config.yaml; then $(BIN)/tasvir resume $(DEMO)/dcgan; else \
-	    $(BIN)/tasvir train dcgan $(TRAIN_ON_FACES) --train.steps 1900 --train.batch-size 32 --model.width 256 \
+	    $(BIN)/tasvir train dcgan $(TRAIN_ON_FACES) --train.steps 1500 --train.batch-size 32 --model.width 256 \
 	    --out $(DEMO)/dcgan; fi
 	@$(BIN)/tasvir sample $(DEMO)/dcgan -n 64 --out $(DEMO)/samples.png
 	@$(BIN)/tasvir reconstruct $(DEMO)/vae -n 32 --out $(DEMO)/reconstructions.png
