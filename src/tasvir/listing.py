@@ -71,8 +71,11 @@ def _one(plain: dict[str, Any]) -> str:
         "",
         "measured:" if plain["expect"] else "not measured yet",
     ]
+    runs: dict[tuple[str, str], list[str]] = {}
     for one in plain["expect"]:
-        lines += [f"  {one['metric']} {one['value']:.5g}   {one['passport']}", f"    {one['command']}"]
+        runs.setdefault((one["command"], one["passport"]), []).append(f"  {one['metric']:<24}{one['value']:.5g}")
+    for (command, passport), numbers in runs.items():
+        lines += [*numbers, f"  by `{command}`", f"  on {passport}"]
     return "\n".join([*lines, "", f"`tasvir train {plain['recipe']} --help` lists all settings with their defaults."])
 
 
