@@ -32,7 +32,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def ours(folder: Path) -> Iterator[torch.Tensor]:
-    batches = Batches(load(DataConfig(source=str(folder), size=SIZE)), BATCH, seed=0, device="cpu", flip=True)
+    batches = Batches(load(DataConfig(source=(str(folder),), size=SIZE)), BATCH, seed=0, device="cpu", flip=True)
     step = 0
     while True:
         yield batches[step].image
@@ -79,8 +79,8 @@ def main() -> None:
         if folder is None:
             folder = Path(temporary) / "pictures"
             make_pictures(folder)
-        packing = milliseconds(lambda: load(DataConfig(source=str(folder), size=SIZE)))
-        opening = milliseconds(lambda: load(DataConfig(source=str(folder), size=SIZE)))
+        packing = milliseconds(lambda: load(DataConfig(source=(str(folder),), size=SIZE)))
+        opening = milliseconds(lambda: load(DataConfig(source=(str(folder),), size=SIZE)))
         streams = {"tasvir, packed": ours(folder), f"ImageFolder, {WORKERS} workers": theirs(folder)}
         for stream in streams.values():  # start the workers
             draw(stream, BATCHES)

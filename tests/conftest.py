@@ -41,7 +41,7 @@ def size_for(name: str) -> int:
 
 def tiny_data(size: int) -> Dataset:
     """A few real pictures: digits, scaled where the model wants more than 8 px."""
-    return load(DataConfig(source="digits", size=size, limit=200))
+    return load(DataConfig(source=("digits",), size=size, limit=200))
 
 
 def tiny_model(name: str, size: int | None = None, channels: int = 1) -> Model:
@@ -70,7 +70,7 @@ def tiny_run(name: str, folder: Path, **settings: object) -> tuple[Run, Dataset]
     config = RunConfig(
         recipe=name,
         seed=0,
-        data=DataConfig(source="digits", size=data.pictures.size, limit=200),
+        data=DataConfig(source=("digits",), size=data.pictures.size, limit=200),
         train=TrainConfig(**{**usual, "precision": "float32", **settings}),  # type: ignore[arg-type]
         model=recipe(name).tiny,
     )

@@ -32,7 +32,7 @@ def trained(name: str, folder: Path, data: Dataset, config: DataConfig, steps: i
     return Opened(run)
 
 
-DIGITS = DataConfig(source="digits")
+DIGITS = DataConfig(source=("digits",))
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])
@@ -104,7 +104,7 @@ def test_samples_beat_shuffled_pixels_and_are_varied(case: str, tmp_path: Path) 
 @pytest.mark.skipif(not (REAL / "MNIST").is_dir(), reason="needs the real MNIST files beside the project")
 def test_real_mnist_in_a_minute(tmp_path: Path) -> None:
     """300 steps on real MNIST: reconstructions under a quarter of the mean picture's error."""
-    config = DataConfig(source="mnist", root=REAL, limit=5000)
+    config = DataConfig(source=("mnist",), root=REAL, limit=5000)
     data = load(config)
     assert data.pictures.size == 28 and data.pictures.channels == 1
     opened = trained("vae", tmp_path / "run", data, config, 300, latent_size=16, widths=(16, 32, 64))

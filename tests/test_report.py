@@ -173,9 +173,9 @@ def test_without_its_pictures_a_run_still_has_a_page_that_says_so(tmp_path: Path
         Image.fromarray(noise).save(source / f"{number}.png")
     from tasvir.data import load
 
-    data = load(DataConfig(source=str(source), size=8))
+    data = load(DataConfig(source=(str(source),), size=8))
     usual, _ = tiny_run("vae", tmp_path / "usual")
-    config = replace(usual.config, data=DataConfig(source=str(source), size=8))
+    config = replace(usual.config, data=DataConfig(source=(str(source),), size=8))
     run = Run(tmp_path / "run", config, data.pictures, data.description).create()
     train(run, data)
     shutil.rmtree(source)

@@ -68,8 +68,7 @@ class Train:
         return parse(kind, words[1:], f"tasvir train {words[0]}", default=default)
 
     def __call__(self) -> int:
-        from tasvir.data import DATASETS, load
-        from tasvir.data.sources import absolute
+        from tasvir.data import load
         from tasvir.models import recipe
         from tasvir.runs import Run, check_vacant
         from tasvir.training import processes
@@ -78,16 +77,16 @@ class Train:
         choose_device(self.train.device)
         processes.start(self.train.device)
         kind = recipe(self.recipe).model
-        source = self.data.source
-        if source not in DATASETS and absolute(source).exists():  # so that the run finds them from anywhere
-            source = str(absolute(source))
-        root = self.data.root and absolute(str(self.data.root))
-        data = replace(self.data, source=source, root=root)
-        out = self.out or _free_folder(f"{self.recipe}-{Path(source).stem.lower()}")
+        data = _anywhere(self.data)
+        out = self.out or _free_folder(
+            f"{self.recipe}-{'-'.join(Path(name).stem.lower() for name in data.source)[:80]}"
+        )
         if processes.is_writer():
             check_vacant(out)
         else:
             processes.wait()
+        if data.size is not None and not kind.accepts(data.size):
+            raise Refused(f"{self.recipe} takes pictures of {kind.sizes}, not {data.size} px: set --data.size.")
         dataset = load(data, lambda native: _fitting_size(kind, native))
         if processes.is_writer():
             processes.wait()
@@ -106,6 +105,16 @@ class Train:
             print(_training_sentence(run, dataset), file=sys.stderr)
 
         return _train(run, dataset, model, begin)
+
+
+def _anywhere(data: DataConfig) -> DataConfig:
+    """The settings with absolute paths, so that a run finds its pictures from any folder."""
+    from tasvir.data.sources import DATASETS, absolute
+
+    source = tuple(
+        str(absolute(name)) if name not in DATASETS and absolute(name).exists() else name for name in data.source
+    )
+    return replace(data, source=source, root=data.root and absolute(str(data.root)))
 
 
 def _built(run: "Run") -> "Model":
@@ -230,7 +239,7 @@ class Resume:
         dataset = load(replace(run.config.data, size=run.pictures.size))
         if dataset.pictures != run.pictures or dataset.train.hash != run.dataset.get("hash", {}).get("train"):
             raise Refused(
-                f"The pictures of {run.config.data.source} are not those the run was trained on.\n"
+                f"The pictures of {run.data_words} are not those the run was trained on.\n"
                 "Put them back as they were, or train anew."
             )
 

@@ -39,7 +39,9 @@ CountOrZero = Annotated[int, Range(low=0)]
 Positive = Annotated[float, Range(low=1e-12)]
 NonNegative = Annotated[float, Range(low=0.0)]
 Fraction = Annotated[float, Range(low=0.0, high=1.0)]
+PositiveFraction = Annotated[float, Range(low=1e-6, high=1.0)]
 Decay = Annotated[float, Range(low=0.0, high=0.999999)]
+Layout = Literal["auto", "flat", "classes", "splits", "dataset-json", "shards", "side-by-side", "matched", "unmatched"]
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,48 @@ class TrainConfig:
 class DataConfig:
     """Where the pictures come from and what becomes of them."""
 
-    source: Annotated[str, tyro.conf.arg(name="data", prefix_name=False)] = "cartoons"
-    """A built-in or torchvision set by name, or the path of a folder or zip of pictures."""
+    source: Annotated[tuple[str, ...], tyro.conf.arg(name="data", prefix_name=False)] = ("cartoons",)
+    """A set by name, or the path of a folder, zip, tar or array file; several are one set, each its own class."""
+    layout: Layout = "auto"
+    """How the pictures lie in it; auto looks, and says what it recognized. README, "Your own pictures", lists them."""
     size: Annotated[int, Range(low=4, high=4096)] | None = None
     """Height and width in pixels; left out, the set's own size, or the nearest the model takes."""
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    """How a picture becomes square: its centre, the whole on a background, or the whole out of proportion."""
+    background: str = "white"
+    """What lies under transparency and around padded pictures: white, black, grey or #rrggbb."""
+    color: Literal["auto", "grey", "rgb"] = "auto"
+    """auto: grey if all pictures are."""
     labels: str | None = None
     """Which attribute is the class, for sets that have several (cartoons); `none` leaves labels out."""
     limit: Count | None = None
     """Use only so many training pictures."""
-    color: Literal["auto", "grey", "rgb"] = "auto"
-    """auto: grey if all pictures are."""
+    fraction: PositiveFraction = 1.0
+    """Use only this part of the pictures, chosen by their content: 0.5 is always the same half."""
+    folders: Count | None = None
+    """Use only so many of the class folders, chosen by `choice_seed`."""
+    choice_seed: Seed = 0
+    """Another number makes another choice of pictures and folders."""
+    direction: Literal["a-to-b", "b-to-a"] = "a-to-b"
+    """For pairs, which of the two is learned; A is the left half, the first folder, trainA."""
+    derive: Literal["none", "low-resolution", "grey", "edges", "masked"] = "none"
+    """Make pairs of plain pictures: what is made of each is the source, and the picture is learned from it."""
+    scale: Literal[2, 3, 4] = 4
+    """How many times smaller the low resolution is."""
+    mask: PositiveFraction = 0.5
+    """Side of the masked square, as a part of the picture's."""
     flip: bool = False
     """Show half of the pictures mirrored left to right while training."""
+    translate: Fraction = 0.0
+    """Move pictures by up to this part of their size while training."""
+    jitter: Count | None = None
+    """Enlarge pictures to this height and width and cut out a random square of `size` (pix2pix: 286 for 256)."""
+    cutout: Fraction = 0.0
+    """Side of a square painted grey at a random place while training, as a part of the picture's."""
+    color_jitter: Fraction = 0.0
+    """Strength of random changes of brightness, contrast and saturation while training."""
+    stream: bool = False
+    """Read WebDataset shards as training goes and pack nothing, for sets that fit on no disk."""
     root: Path | None = None
     """Where torchvision's sets lie or are fetched to; left out, TASVIR_DATA or a folder in the user's cache."""
 
@@ -120,6 +152,10 @@ class Pictures:
     channels: int
     size: int
     classes: tuple[str, ...] = ()
+    source: "Pictures | None" = None
+    """The pictures that these are made from, in sets of pairs."""
+    matched: bool = True
+    """Whether each source belongs to its picture (pairs), or the two sets only lie side by side (unmatched)."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +190,7 @@ def _validate_value(value: Any, hint: Any, where: str) -> None:
     if value is None:
         return
     if isinstance(value, tuple):
-        kinds = typing.get_args(hint)
+        kinds = typing.get_args(_plain_type(hint))
         if not value and typing.get_origin(kinds[0]) is Annotated:
             raise Refused(f"{flag(where)} needs at least one value.")
         for position, item in enumerate(value):
@@ -192,7 +228,23 @@ def _converter() -> Any:
 
     converter = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook_func(
+        lambda kind: _plain_type(kind) == tuple[str, ...], lambda value, kind: _words(value)
+    )
     return converter
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """One word or a list of them, as a tuple. Raises `ValueError` for anything else."""
+    words = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("not a list of words")
+    return words
+
+
+def _plain_type(hint: Any) -> Any:
+    """A type without what `Annotated` says of it."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:

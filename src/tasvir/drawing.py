@@ -3,7 +3,7 @@
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasvir.config import DataConfig, Refused, nearest
+from tasvir.config import Refused, nearest
 from tasvir.core import ABILITIES, Encodes, Noise, NoiseKind, abilities
 from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
@@ -49,7 +49,7 @@ class Opened:
     @cached_property
     def dataset(self) -> Dataset:
         """The pictures the run was trained on, as they are now."""
-        return load(DataConfig(**{**vars(self.run.config.data), "size": self.run.pictures.size}))
+        return load(replace(self.run.config.data, size=self.run.pictures.size))
 
     @property
     def held_out(self) -> np.ndarray:
@@ -60,7 +60,7 @@ class Opened:
         if source is None:
             return np.asarray(self.held_out[:number])
         wanted = self.run.pictures
-        found, skipped = look(source, number, wanted.size, wanted.channels)
+        found, skipped = look(source, number, self.run.config.data, wanted.size, wanted.channels)
         for file, reason in skipped:
             print(f"{file} is left out: {reason}.", file=sys.stderr)
         return found

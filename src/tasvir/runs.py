@@ -154,12 +154,17 @@ class Run:
         return self.folder.resolve().name
 
     @property
+    def data_words(self) -> str:
+        """What `--data` was, in one line."""
+        return " ".join(self.config.data.source)
+
+    @property
     def checkpoint_folder(self) -> Path:
         return self.folder / "checkpoints"
 
     def command(self) -> str:
         """The command line that trains this run again: the recipe and every setting that is not its default."""
-        words = ["tasvir", "train", self.config.recipe, "--data", self.config.data.source]
+        words = ["tasvir", "train", self.config.recipe, "--data", *self.config.data.source]
         default = recipe(self.config.recipe)
         for section, ours, theirs in (
             ("data", self.config.data, default.data),

@@ -1,11 +1,12 @@
-"""Where pictures come from: a set by name, a folder or a zip, decoded once, packed on disk, then only read."""
+"""Where pictures come from: any layout on disk, or a set by name; decoded once, packed on disk, then only read."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from tasvir.config import DataConfig, Refused
-from tasvir.data.decoding import Unreadable, decode, with_channels
+from tasvir.config import DataConfig, Pictures, Refused
+from tasvir.data.decoding import Frame, Unreadable, decode, parse_color, with_channels
 from tasvir.data.packing import Dataset, Split, pack
 from tasvir.data.sources import DATASETS, ENDINGS, absolute, find
 
@@ -22,31 +23,51 @@ def load(config: DataConfig, choose_size: Callable[[int | None], int] = own_size
 
     `choose_size` is asked only when `config.size` is None: it is given the set's own size (28 for mnist; None when
     any will do) and returns the height and width to pack at. Raises `Refused` for an unknown name, a set that cannot
-    be fetched, fewer than `packing.MINIMUM` readable pictures, an unknown label attribute, or a full disk.
+    be fetched, fewer than `packing.MINIMUM` readable pictures, settings that do not fit the pictures, or a full disk.
     """
     source = find(config)
     size = choose_size(source.size) if config.size is None else config.size
-    return pack(source, size, config.color, config.limit)
+    if config.jitter is not None and config.jitter < size:
+        raise Refused(f"--data.jitter is {config.jitter}; it enlarges pictures of {size} px, so give {size} or more.")
+    if config.derive != "none" and (source.beside is not None or source.layout in ("side-by-side", "matched")):
+        raise Refused(f"{source.name} has pairs already; leave --data.derive out, or say --data.layout flat.")
+    return _with_settings(pack(source, config, size), config)
 
 
-def look(source: str, number: int, size: int, channels: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """The first `number` readable pictures of a file, folder, zip or set, in its own order and not packed.
+def _with_settings(dataset: Dataset, config: DataConfig) -> Dataset:
+    """The set with what is made of it in batches."""
+    pictures = dataset.pictures
+    if config.derive != "none":
+        from tasvir.data import derive
 
-    Returns uint8 [N,size,size,channels], and (file, reason) of those that cannot be read. Raises `Refused` if none can.
+        sizes = {"size": pictures.size, "scale": config.scale}
+        derive.check(config.derive, channels=pictures.channels, mask=config.mask, **sizes)
+        channels, size = derive.source_shape(config.derive, pictures.channels, **sizes)
+        pictures = replace(pictures, source=Pictures(channels, size))
+    return replace(dataset, pictures=pictures, settings=config)
+
+
+def look(
+    source: str, number: int, like: DataConfig, size: int, channels: int
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """The first `number` readable pictures of a file, folder, archive or set, in its own order and not packed.
+
+    They are made square as `like` says. Returns uint8 [N,size,size,channels], and (file, reason) of those that cannot be read. Raises `Refused` if none can.
     """
-    path = absolute(source)
+    path, config = absolute(source), DataConfig(source=(source,), fit=like.fit, background=like.background)
+    frame = Frame(size, config.fit, parse_color(config.background))
     if path.is_file() and path.suffix.lower().lstrip(".") in ENDINGS:
-        names, picture = [path.name], lambda _, side: decode(path.read_bytes(), side)
+        names, picture = [path.name], lambda _, frame: decode(path.read_bytes(), frame)
     else:
-        items = find(DataConfig(source=source)).read()
-        names, picture = items.names, items.picture
+        items = find(config).read()
+        names, picture = list(items.names), items.picture
     found: list[np.ndarray] = []
     skipped: list[tuple[str, str]] = []
     for position, name in enumerate(names):
         if len(found) == number:
             break
         try:
-            found.append(with_channels(picture(position, size)[0], channels))
+            found.append(with_channels(picture(position, frame).image, channels))
         except Unreadable as error:
             skipped.append((name, str(error)))
     if not found:

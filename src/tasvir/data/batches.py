@@ -2,17 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tasvir.config import DataConfig
 from tasvir.core import Batch
+from tasvir.data import augment
+from tasvir.data.augment import Augmentation
+from tasvir.data.derive import DERIVATIONS, boxes, derived
 from tasvir.data.packing import Dataset, Split
 
 RESIDENT = 1 << 30
 """Bytes up to which a training split (and its mirror image) is put on the device once; else read as needed."""
-SHUFFLE, FLIP = 0, 1  # so that the two never draw the same random numbers
+SHUFFLE, SHUFFLE_SOURCES = 0, 7
+"""Streams of random numbers; 1 to 6 belong to augmentation and derivation."""
+OTHER_SEED = 0x9E3779B97F4A7C15
+"""What is added to the seed for the sources of unmatched sets, so that they are augmented on their own."""
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -26,11 +34,33 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
 
 
-def pictures_of(split: Split, indices: Sequence[int] | np.ndarray, device: torch.device | str) -> Batch:
-    """The pictures at `indices`, in that order and as they are."""
+def augmentation(settings: DataConfig) -> Augmentation:
+    """What the settings ask to happen to pictures while training."""
+    return Augmentation(settings.flip, settings.translate, settings.jitter, settings.cutout, settings.color_jitter)
+
+
+def pictures_of(
+    dataset: Dataset, split: Split, indices: Sequence[int] | np.ndarray, device: torch.device | str
+) -> Batch:
+    """The pictures of a split at `indices`, in that order and as they are, with their sources.
+
+    Of unmatched sources, those at the same places stand beside them, from the first again where there are fewer.
+    """
     numbers = np.asarray(indices, dtype=np.int64)
     label = None if split.labels is None else torch.from_numpy(split.labels[numbers]).to(device)
-    return Batch(to_float(torch.from_numpy(_gathered(split.images, numbers)).to(device)), label)
+    image = to_float(torch.from_numpy(_gathered(split.images, numbers)).to(device))
+    source = None
+    if split.sources is not None:
+        beside = numbers % len(split.sources)
+        source = to_float(torch.from_numpy(_gathered(split.sources, beside)).to(device))
+    elif _is_derived(dataset.settings):
+        source = derived(dataset.settings.derive, image, scale=dataset.settings.scale, mask=dataset.settings.mask)
+    return Batch(image, label, source)
+
+
+def _is_derived(settings: DataConfig) -> bool:
+    """Whether sources are made in batches."""
+    return settings.derive != "none" and not DERIVATIONS[settings.derive].packed
 
 
 def _gathered(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -41,12 +71,22 @@ def _gathered(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return found
 
 
+@dataclass
+class _Read:
+    """A batch on its way, still of 8 bits: on the device if the set is, or ready to go."""
+
+    pixels: Tensor
+    """[batch_size,H,W,C] uint8."""
+    label: Tensor | None
+    source: Tensor | None
+
+
 class Batches:
     """Batch number `step` of an endless shuffled stream: a pure function of (seed, step, rank).
 
     The stream is one permutation of the training pictures after another. Step `s` takes the `batch_size * processes`
     pictures from position `s * batch_size * processes` on, and each rank its share: two processes together see what
-    one with twice the batch sees, mirrored pictures included.
+    one with twice the batch sees, augmentation included. Sources of unmatched sets have a stream of their own.
     """
 
     def __init__(
@@ -56,21 +96,30 @@ class Batches:
         seed: int,
         device: torch.device | str,
         *,
-        flip: bool = False,
         channels_last: bool = True,
         rank: int = 0,
         processes: int = 1,
     ):
         self.split, self.batch_size, self.seed, self.device = dataset.train, batch_size, seed, torch.device(device)
-        self.flip, self.channels_last, self.rank, self.processes = flip, channels_last, rank, processes
+        self.settings, self.matched = dataset.settings, dataset.pictures.matched
+        self.channels_last, self.rank, self.processes = channels_last, rank, processes
+        self.augmentation = augmentation(dataset.settings)
+        self.augmentation.check(dataset.pictures.size)
+        self.size = dataset.pictures.size
+        sources = self.split.sources
         self.images: Tensor | None = None
-        if self.split.images.nbytes * (2 if flip else 1) <= RESIDENT:
+        self.sources: Tensor | None = None
+        only_flip = self.augmentation.flip and not self.augmentation.beyond_flip and sources is None
+        needed = self.split.images.nbytes * (2 if only_flip else 1) + (0 if sources is None else sources.nbytes)
+        if needed <= RESIDENT:
             images = torch.from_numpy(np.array(self.split.images)).to(self.device)
-            self.images = torch.cat([images, images.flip(2)]) if flip else images  # mirroring is then only a number
-        self._permutations: dict[int, np.ndarray] = {}
+            self.images = torch.cat([images, images.flip(2)]) if only_flip else images  # mirroring is only a number
+            self.sources = None if sources is None else torch.from_numpy(np.array(sources)).to(self.device)
+        self.only_flip = only_flip and self.images is not None
+        self._permutations: dict[tuple[int, int], np.ndarray] = {}
 
     def __getitem__(self, step: int) -> Batch:
-        return self._finished(self._read(step))
+        return self._finished(self._read(step), step)
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for the steps from `start` up to and without `stop`; what must be read is read one ahead."""
@@ -84,50 +133,95 @@ class Batches:
                 read = ahead.result()
                 if step + 1 < stop:
                     ahead = reader.submit(self._read, step + 1)
-                yield step, self._finished(read)
+                yield step, self._finished(read, step)
 
     def indices(self, step: int) -> np.ndarray:
         """[batch_size] int64: which training pictures are in the batch."""
-        count = len(self.split)
+        return self._shuffled(step, len(self.split), SHUFFLE)
+
+    def source_indices(self, step: int) -> np.ndarray:
+        """[batch_size] int64: which sources are in the batch, for sets that have them stored."""
+        if self.matched or self.split.sources is None:
+            return self.indices(step)
+        return self._shuffled(step, len(self.split.sources), SHUFFLE_SOURCES)
+
+    def _shuffled(self, step: int, count: int, stream: int) -> np.ndarray:
         first = (step * self.processes + self.rank) * self.batch_size
         positions = np.arange(first, first + self.batch_size)
         epochs = positions // count
         needed = range(int(epochs[0]), int(epochs[-1]) + 1)
-        permutations = {epoch: self._permutation(epoch) for epoch in needed}
-        self._permutations = permutations
-        return np.concatenate([permutations[epoch][positions[epochs == epoch] % count] for epoch in needed])
+        permutations = {(stream, epoch): self._permutation(stream, epoch, count) for epoch in needed}
+        kept = {key: order for key, order in self._permutations.items() if key[0] != stream}
+        self._permutations = {**kept, **permutations}
+        return np.concatenate([permutations[stream, epoch][positions[epochs == epoch] % count] for epoch in needed])
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        known = self._permutations.get(epoch)
+    def _permutation(self, stream: int, epoch: int, count: int) -> np.ndarray:
+        known = self._permutations.get((stream, epoch))
         if known is not None:
             return known
-        return np.random.default_rng((SHUFFLE, self.seed % 2**64, epoch)).permutation(len(self.split))
+        return np.random.default_rng((stream, self.seed % 2**64, epoch)).permutation(count)
 
-    def mirrored(self, step: int) -> np.ndarray:
-        """[batch_size] bool: which of the batch are shown mirrored left to right."""
-        if not self.flip:
-            return np.zeros(self.batch_size, bool)
-        draws = np.random.default_rng((FLIP, self.seed % 2**64, step)).random(self.batch_size * self.processes)
-        return draws[self.rank * self.batch_size : (self.rank + 1) * self.batch_size] < 0.5
+    def draws(self, step: int, seed: int | None = None) -> augment.Draws:
+        """What happens to each picture of the batch."""
+        seed = self.seed if seed is None else seed
+        return augment.draw(self.augmentation, self.size, seed, step, self.batch_size, self.rank, self.processes)
 
-    def _read(self, step: int) -> Batch:
-        """The batch with `image` still [batch_size,H,W,C] uint8: on the device if the set is, or ready to go."""
-        indices, mirrored = self.indices(step), self.mirrored(step)
+    def _read(self, step: int) -> _Read:
+        numbers = self.indices(step)
         labels = self.split.labels
-        label = None if labels is None else self._ready(labels[indices])
-        if self.images is not None:
-            numbers = self._ready(indices + len(self.split) * mirrored).to(self.device, non_blocking=True)
-            return Batch(self.images.index_select(0, numbers), label)
-        pixels = _gathered(self.split.images, indices)
-        pixels[mirrored] = pixels[mirrored, :, ::-1]
-        return Batch(self._ready(pixels), label)
+        label = None if labels is None else self._ready(labels[numbers])
+        if self.images is None:
+            source = self.split.sources
+            pixels = self._ready(_gathered(self.split.images, numbers))
+            beside = None if source is None else self._ready(_gathered(source, self.source_indices(step)))
+            return _Read(pixels, label, beside)
+        if self.only_flip:
+            numbers = numbers + len(self.split) * self.draws(step).mirrored.numpy()
+        pixels = self.images.index_select(0, self._there(numbers))
+        beside = None
+        if self.sources is not None:
+            beside = self.sources.index_select(0, self._there(self.source_indices(step)))
+        return _Read(pixels, label, beside)
 
     def _ready(self, values: np.ndarray) -> Tensor:
         """As a tensor on the CPU; in pinned memory if a GPU will copy it, so that nothing waits for the copy."""
         tensor = torch.from_numpy(values)
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def _finished(self, read: Batch) -> Batch:
-        image = to_float(read.image.to(self.device, non_blocking=True))
+    def _there(self, values: np.ndarray) -> Tensor:
+        return self._ready(values).to(self.device, non_blocking=True)
+
+    def _finished(self, read: _Read, step: int) -> Batch:
+        """On the device, augmented, as floats, with the source that is made of the picture."""
+        draws = None
+        if self.augmentation.paints or (self.augmentation.moves and not self.only_flip):
+            draws = self.draws(step).to(self.device)
+        image = self._floats(read.pixels, draws)
+        source = None
+        if read.source is not None:
+            if draws is not None and not self.matched:
+                draws = self.draws(step, self.seed + OTHER_SEED).to(self.device)
+            source = self._floats(read.source, draws)
+        elif _is_derived(self.settings):
+            source = derived(
+                self.settings.derive, image, scale=self.settings.scale, mask=self.settings.mask, holes=self._holes(step)
+            )
         label = None if read.label is None else read.label.to(self.device, non_blocking=True)
-        return Batch(image if self.channels_last else image.contiguous(), label)
+        return Batch(image, label, source)
+
+    def _floats(self, pixels: Tensor, draws: augment.Draws | None) -> Tensor:
+        """[B,H,W,C] uint8 to [B,C,H,W] in [-1,1], augmented where there are draws."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        if draws is not None and self.augmentation.moves and not self.only_flip:
+            pixels = augment.geometry(self.augmentation, draws, pixels)
+        image = to_float(pixels)
+        if draws is not None:
+            image = augment.appearance(self.augmentation, draws, image)
+        return image if self.channels_last else image.contiguous()
+
+    def _holes(self, step: int) -> Tensor | None:
+        if self.settings.derive != "masked":
+            return None
+        count = self.batch_size * self.processes
+        holes = boxes(self.seed, step, count, self.size, self.settings.mask)
+        return holes[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]

@@ -1,54 +1,49 @@
 """A set of pictures decoded once, on all cores, into arrays on disk that later runs only map into memory."""
 
-import ctypes
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from filelock import FileLock
 
-from tasvir.config import Pictures, Refused
-from tasvir.data.decoding import FILTER, Unreadable, with_channels
-from tasvir.data.sources import Items, Source, cache_folder
+from tasvir.config import DataConfig, Pictures, Refused
+from tasvir.data.decoding import Decoded, Frame, Unreadable, described, parse_color, with_channels
+from tasvir.data.items import Items, Source, cache_folder
+from tasvir.data.splitting import SPLITS, Plan, plan
+from tasvir.data.workers import Workers, chunked, workers
 
-T = TypeVar("T")
-
-FORMAT = 1
+FORMAT = 2
 """Version of what a pack holds and of how pictures are decoded: raising it packs every set anew."""
 MINIMUM = 16
 """Fewest readable pictures that are a set."""
-TEST_FRACTION = 0.1
-MOST_TEST = 10_000
 CHUNK_BYTES = 8 << 20
+ROW = np.dtype([("stamp", "<u8"), ("digest", "V16"), ("side", "<u4"), ("split", "u1"), ("row", "<i8")])
+"""What the index of a pack remembers of each picture, so that it need not be read again."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures mapped from disk, with their classes."""
+    """Pictures mapped from disk, with what stands beside them."""
 
     images: np.ndarray
     """[N,H,W,C] uint8."""
     labels: np.ndarray | None
-    """[N] int64."""
+    """[N] int64 classes."""
     hash: str
     """sha256 of the pixels and the labels."""
+    sources: np.ndarray | None = None
+    """[N,H,W,C'] uint8: what each picture is made from; for unmatched sets another number of them, in any order."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,28 +63,96 @@ class Dataset:
     """(file, reason) of every file that could not be used."""
     description: dict[str, Any]
     """All of this but the arrays, as plain values; `description.json` of the pack."""
+    settings: DataConfig = DataConfig()
+    """What is made of the pictures in batches: augmentation, derived sources."""
 
 
-def pack(source: Source, size: int, color: str, limit: int | None) -> Dataset:
+@dataclass(frozen=True)
+class _Order:
+    """What is to be packed, and how."""
+
+    source: Source
+    frame: Frame
+    color: str
+    limit: int | None
+    fraction: float
+    choice_seed: int
+    derive: str
+    """A derivation that is made when packing, or nothing."""
+
+    @property
+    def address(self) -> list[Any]:
+        """What tells this pack from all others, whatever becomes of the pictures."""
+        settings = [self.color, self.limit, self.fraction, self.choice_seed, self.derive]
+        frame = [self.frame.size, self.frame.fit, list(self.frame.background)]
+        return [FORMAT, self.source.name, self.source.address, *frame, *settings]
+
+    @property
+    def paired(self) -> bool:
+        return self.source.layout in ("side-by-side", "matched") or bool(self.derive)
+
+
+def pack(source: Source, config: DataConfig, size: int) -> Dataset:
     """The set at `size`, from its pack; the pack is made first if there is none that fits.
 
     Training and test split are the source's own, or else come from each file's content: a picture stays where it is
-    when others are added, and copies stay together. `limit` bounds either split. Raises `Refused`.
+    when others are added, and copies stay together. `config.limit` bounds either split. Raises `Refused`.
     """
-    key = [FORMAT, source.name, source.fingerprint, size, color, limit]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    frame = Frame(size, config.fit, parse_color(config.background))
+    derive = config.derive if _made_when_packing(config.derive) else ""
+    order = _Order(source, frame, config.color, config.limit, config.fraction, config.choice_seed, derive)
+    dataset = _packed(order)
+    if source.beside is None:
+        return dataset
+    return _side_by_side(dataset, _packed(replace(order, source=replace(source.beside, name=f"{source.name}-source"))))
+
+
+def _side_by_side(learned: Dataset, origin: Dataset) -> Dataset:
+    """Two unmatched sets as one: the pictures of `origin` are the sources."""
+
+    def both(one: Split, other: Split) -> Split:
+        digest = hashlib.sha256(f"{one.hash} {other.hash}".encode()).hexdigest()
+        return replace(one, sources=other.images, hash=digest)
+
+    train, test = both(learned.train, origin.train), both(learned.test, origin.test)
+    counts = {f"{split} sources": len(getattr(origin, split)) for split in SPLITS}
+    description = {
+        **learned.description,
+        "counts": {**learned.description["counts"], **counts},
+        "hash": {"train": train.hash, "test": test.hash},
+        "skipped": [*learned.description["skipped"], *origin.description["skipped"]],
+        "notes": [*learned.notes, *(f"Sources: {note}" for note in origin.notes)],
+    }
+    return replace(
+        learned,
+        pictures=replace(learned.pictures, source=origin.pictures, matched=False),
+        notes=tuple(description["notes"]),
+        skipped=(*learned.skipped, *origin.skipped),
+        description=description,
+        train=train,
+        test=test,
+    )
+
+
+def _packed(order: _Order) -> Dataset:
+    """From its pack, which is made if it is not there and takes the place of one of older pictures."""
     folder = cache_folder() / "packs"
-    final = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source.name)[:40]}-{digest}"
-    dataset = _opened(final, source)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", order.source.name)[:40]
+    stem = f"{plain}-{order.frame.size}-{_short(order.address)}"
+    final = folder / f"{stem}-{_short(order.source.fingerprint)}"
+    dataset = _opened(final, order.source)
     if dataset is not None:
         return dataset
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{final.name}.lock"):  # a second process waits, then finds the pack
-            dataset = _opened(final, source)
+        with FileLock(folder / f".{stem}.lock"):  # a second process waits, then finds the pack
+            dataset = _opened(final, order.source)
             if dataset is None:
-                _make(final, source, size, color, limit)
-                dataset = _opened(final, source)
+                older = [path for path in folder.glob(f"{stem}-*") if path != final]
+                _make(final, order, older)
+                dataset = _opened(final, order.source)
+                for path in older:  # whoever still has one mapped keeps it until the end
+                    shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
         raise Refused(
             f"The pictures cannot be packed in {folder} ({error.strerror or error}).\n"
@@ -99,39 +162,54 @@ def pack(source: Source, size: int, color: str, limit: int | None) -> Dataset:
     return dataset
 
 
+def _short(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
+
+
 def _opened(folder: Path, source: Source) -> Dataset | None:
     """The pack in `folder`, or None when there is none or it is damaged."""
     try:
         description = json.loads((folder / "description.json").read_text())
         splits = {}
-        for split in ("train", "test"):
+        for split in SPLITS:
             images = np.load(folder / f"{split}.images.npy", mmap_mode="r")
+            sources = (
+                np.load(folder / f"{split}.sources.npy", mmap_mode="r") if description["source_channels"] else None
+            )
             labels = np.load(folder / f"{split}.labels.npy") if description["classes"] else None
-            if len(images) != description["counts"][split] or (labels is not None and len(labels) != len(images)):
+            known = [part for part in (images, sources, labels) if part is not None]
+            if any(len(part) != description["counts"][split] for part in known):
                 return None
-            splits[split] = Split(images, labels, description["hash"][split])
+            splits[split] = Split(images, labels, description["hash"][split], sources)
     except (OSError, ValueError, KeyError):
         return None
     description["notes"] = [*source.notes, *description["notes"]]
+    size, channels = description["size"], description["source_channels"]
     return Dataset(
         name=description["name"],
-        pictures=Pictures(description["channels"], description["size"], tuple(description["classes"])),
+        pictures=Pictures(
+            description["channels"],
+            size,
+            tuple(description["classes"]),
+            source=Pictures(channels, size) if channels else None,
+        ),
         notes=tuple(description["notes"]),
         skipped=tuple((entry["file"], entry["reason"]) for entry in description["skipped"]),
         description=description,
-        **splits,
+        train=splits["train"],
+        test=splits["test"],
     )
 
 
-def _make(final: Path, source: Source, size: int, color: str, limit: int | None) -> None:
+def _make(final: Path, order: _Order, older: list[Path]) -> None:
     """Write the pack beside its place and rename it: there is never half a pack."""
-    for leftover in final.parent.glob(f".{final.name}.*.tmp"):  # of a process that was killed; we hold the lock
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in final.parent.glob(f".{final.name.rsplit('-', 1)[0]}-*.tmp"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)  # we hold the lock
     folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-            _write(folder, source, size, color, limit)
+            _write(folder, order, _Older(older))
         if final.exists():  # damaged, or it would have been opened
             shutil.rmtree(final)
         folder.rename(final)
@@ -139,58 +217,150 @@ def _make(final: Path, source: Source, size: int, color: str, limit: int | None)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder: Path, source: Source, size: int, color: str, limit: int | None) -> None:
-    items = source.read()
-    channels = 1 if color == "grey" or (color == "auto" and items.channels == 1) else 3
-    total = len(items.names)
-    most = total if limit is None else min(total, 2 * limit)
-    _make_sure_of_room(folder, most * size * size * channels)
-    counts = {}
-    with _workers(items) as workers:
-        plan = _plan(items, limit, workers)
-        seen = _Seen(dict(plan.bad))
-        for split in ("test", "train"):
-            kept: list[int] = []
-            with _Rows(folder / f"{split}.images.npy", (size, size, channels)) as rows:
+class _Older:
+    """Packs of the same set as it was before: what has not changed is taken from them."""
+
+    def __init__(self, folders: list[Path]):
+        self.images: list[np.ndarray] = []
+        self.sources: list[np.ndarray | None] = []
+        found = [self._read(folder) for folder in folders]
+        rows = np.concatenate(found) if found else np.empty(0, ROW)
+        self.rows = rows[np.argsort(rows["stamp"], kind="stable")]
+
+    def _read(self, folder: Path) -> np.ndarray:
+        try:
+            rows = np.load(folder / "index.npy")
+            images = [np.load(folder / f"{split}.images.npy", mmap_mode="r") for split in SPLITS]
+            paths = [folder / f"{split}.sources.npy" for split in SPLITS]
+            sources = [np.load(path, mmap_mode="r") if path.exists() else None for path in paths]
+        except (OSError, ValueError):
+            return np.empty(0, ROW)
+        if rows.dtype != ROW or any(
+            (rows["row"][rows["split"] == k] >= len(part)).any() for k, part in enumerate(images)
+        ):
+            return np.empty(0, ROW)
+        rows["split"] += len(self.images)
+        self.images += images
+        self.sources += sources
+        return rows
+
+    def find(self, stamp: int) -> np.void | None:
+        place = int(np.searchsorted(self.rows["stamp"], np.uint64(stamp)))
+        if place < len(self.rows) and self.rows["stamp"][place] == np.uint64(stamp):
+            return self.rows[place]
+        return None
+
+    def decoded(self, row: np.void) -> Decoded:
+        sources = self.sources[row["split"]]
+        source = None if sources is None else sources[row["row"]]
+        return Decoded(self.images[row["split"]][row["row"]], int(row["side"]), source)
+
+    def spare(self, items: Items) -> Items:
+        """The items, those that were packed before no longer decoded."""
+        stamps = items.stamps
+        if stamps is None or not len(self.rows):
+            return items
+
+        def picture(number: int, frame: Frame) -> Decoded:
+            row = self.find(stamps[number])
+            return items.picture(number, frame) if row is None else self.decoded(row)
+
+        return replace(items, picture=picture)
+
+    def digest(self, items: Items, number: int) -> bytes | None:
+        row = None if items.stamps is None else self.find(items.stamps[number])
+        digest = b"" if row is None else bytes(row["digest"])
+        return digest if any(digest) else None
+
+
+def _write(folder: Path, order: _Order, older: _Older) -> None:
+    source, size = order.source, order.frame.size
+    items = older.spare(_with_derived(source.read(), order.derive))
+    channels = 1 if order.color == "grey" or (order.color == "auto" and items.channels == 1) else 3
+    source_channels = 0 if not order.paired else 1 if order.color == "grey" or order.derive else 3
+    total = len(items)
+    most = total if order.limit is None else min(total, 2 * order.limit)
+    _make_sure_of_room(folder, most, size, channels + source_channels)
+    counts: dict[str, int] = {}
+    index: list[np.ndarray] = []
+    with workers(items) as crew:
+        known = partial(older.digest, items)
+        planned = plan(items, order.limit, order.fraction, order.choice_seed, crew, known)
+        seen = _Seen(dict(planned.bad))
+        for split in reversed(SPLITS):
+            with _Writer(folder, split, size, channels, source_channels) as writer:
                 while True:
-                    _decode_into(rows, kept, plan.numbers[split], limit, items, workers, seen, split)
-                    if kept or split == "train" or not plan.lend():
+                    _decode_into(writer, planned.numbers[split], order, items, crew, seen, split)
+                    if len(writer) or split == "train" or not planned.lend():
                         break
             if items.labels is not None:
-                np.save(folder / f"{split}.labels.npy", np.array([items.labels[number] for number in kept], np.int64))
-            counts[split] = len(kept)
+                np.save(folder / f"{split}.labels.npy", np.array([items.labels[n] for n in writer.numbers], np.int64))
+            counts[split] = len(writer)
+            if items.stamps is not None:
+                index.append(_index(items, planned, writer, SPLITS.index(split)))
+    if index:
+        np.save(folder / "index.npy", np.concatenate(index))
     skipped = [*source.skipped, *((items.names[number], reason) for number, reason in sorted(seen.bad.items()))]
     _refuse_too_few(source.name, total - len(seen.bad), counts, skipped)
-    if color == "auto" and channels == 3 and seen.grey:
-        channels = 1
-        for split in counts:
-            _drop_to_one_channel(folder / f"{split}.images.npy")
+    if order.color == "auto" and channels == 3 and seen.grey:
+        channels = _made_grey(folder, "images")
+    if order.color == "auto" and source_channels == 3 and seen.grey_sources:
+        source_channels = _made_grey(folder, "sources")
     description = {
         "format": FORMAT,
         "name": source.name,
-        "source": source.fingerprint,
+        "source": [source.address, source.fingerprint],
+        "layout": source.layout,
         "size": size,
         "channels": channels,
+        "source_channels": source_channels,
         "classes": list(items.classes),
         "counts": counts,
-        "limit": limit,
-        "color": color,
-        "resize": FILTER,
-        "hash": {split: _hash_of(folder, split, items.labels is not None) for split in counts},
+        "limit": order.limit,
+        "fraction": order.fraction,
+        "color": order.color,
+        "resize": described(order.frame),
+        "hash": {split: _hash_of(folder, split) for split in counts},
         "skipped": [{"file": file, "reason": reason} for file, reason in skipped],
-        "notes": _notes(total, counts, limit, skipped, plan.copies, seen.small, size),
+        "notes": _notes(total, counts, order, skipped, planned, seen),
     }
     with (folder / "description.json").open("w") as file:
         json.dump(description, file, indent=1)
 
 
-def _make_sure_of_room(folder: Path, needed: int) -> None:
+def _made_when_packing(derive: str) -> bool:
+    """Whether a source is made once and stored; the others are made in batches, on the device."""
+    if derive == "none":
+        return False
+    from tasvir.data.derive import DERIVATIONS
+
+    return DERIVATIONS[derive].packed
+
+
+def _with_derived(items: Items, derive: str) -> Items:
+    """The items with a source picture made from each of them when it is decoded."""
+    if not derive:
+        return items
+    from tasvir.data.derive import edges
+
+    def picture(number: int, frame: Frame) -> Decoded:
+        made = items.picture(number, frame)
+        return replace(made, source=edges(made.image))
+
+    return replace(items, picture=picture)
+
+
+def _make_sure_of_room(folder: Path, most: int, size: int, channels: int) -> None:
+    """Say how large the pack will be. Raises `Refused` where the disk would not hold it."""
+    needed = most * size * size * channels
     free = shutil.disk_usage(folder).free
     if needed * 1.05 > free:
         raise Refused(
             f"The packed pictures take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free.\n"
             "Choose a smaller --data.size or --data.limit, or another folder with TASVIR_CACHE."
         )
+    told = f"{needed / 1e9:.1f} GB" if needed > 1e9 else f"{max(1, round(needed / 1e6))} MB"
+    print(f"Packing {most} pictures at {size}×{size}: {told} in {folder.parent}.", file=sys.stderr)
 
 
 def _refuse_too_few(name: str, readable: int, counts: dict[str, int], skipped: list[tuple[str, str]]) -> None:
@@ -211,80 +381,25 @@ def _some(skipped: list[tuple[str, str]], most: int = 3) -> str:
 
 
 def _notes(
-    total: int,
-    counts: dict[str, int],
-    limit: int | None,
-    skipped: list[tuple[str, str]],
-    copies: int,
-    small: int,
-    size: int,
+    total: int, counts: dict[str, int], order: _Order, skipped: list[tuple[str, str]], planned: Plan, seen: "_Seen"
 ) -> list[str]:
+    size = order.frame.size
     notes = [f"{counts['train']} pictures are for training and {counts['test']} for testing."]
-    if limit is not None and sum(counts.values()) + len(skipped) < total:
-        notes[0] = f"{notes[0][:-1]}, of {total}, because of the limit {limit}."
+    asked = [f"the limit {order.limit}"] if order.limit is not None else []
+    asked += [f"the fraction {order.fraction:g}"] if order.fraction < 1 else []
+    if asked and sum(counts.values()) + len(skipped) < total:
+        notes[0] = f"{notes[0][:-1]}, of {total}, because of {' and '.join(asked)}."
     if skipped:
         notes.append(f"Could not be used: {_some(skipped)}; {len(skipped)} in all.")
-    if copies:
-        notes.append(f"{copies} pictures are exact copies of others; copies are never split between train and test.")
-    if small:
-        notes.append(f"{small} pictures are smaller than {size}x{size} and were enlarged.")
+    if planned.copies and not planned.settled:
+        notes.append(
+            f"{planned.copies} pictures are exact copies of others; copies are never split between train and test."
+        )
+    if planned.leaked:
+        notes.append(f"{planned.leaked} training pictures are exact copies of test pictures and were left out.")
+    if seen.small:
+        notes.append(f"{seen.small} pictures are smaller than {size}x{size} and were enlarged.")
     return notes
-
-
-# Which picture goes where
-
-
-@dataclass
-class _Plan:
-    """Numbers of the pictures of each split, in the order in which they are wanted."""
-
-    numbers: dict[str, list[int]]
-    digests: dict[int, bytes] = field(default_factory=dict)
-    """Hash of each picture's content, where splits come from that."""
-    bad: dict[int, str] = field(default_factory=dict)
-    """Number to reason, of pictures whose content cannot be had."""
-    copies: int = 0
-
-    def lend(self) -> bool:
-        """Make the first training picture, with its copies, the test pictures; False when there is none to lend."""
-        train = self.numbers["train"]
-        if not train or not self.digests:
-            return False
-        first = self.digests[train[0]]
-        self.numbers["test"] = [number for number in train if self.digests[number] == first]
-        self.numbers["train"] = [number for number in train if self.digests[number] != first]
-        return True
-
-
-def _plan(items: Items, limit: int | None, workers: "_Workers") -> _Plan:
-    """The source's own split, or one by content; by order of content hash where not all is wanted in order.
-
-    A picture is for testing when its hash is among the lowest tenth of all possible ones, and among the `MOST_TEST`
-    lowest. As a set grows, no training picture ever becomes a test picture.
-    """
-    everything = range(len(items.names))
-    if items.splits is not None and limit is None and not items.sorted:
-        return _Plan({split: [n for n in everything if items.splits[n] == split] for split in ("train", "test")})
-    digests: dict[int, bytes] = {}
-    bad: dict[int, str] = {}
-    for done in workers.map(_hash_chunk, _chunks(list(everything), 64), len(everything), "reading"):
-        for number, digest, reason in done:
-            if reason:
-                bad[number] = reason
-            else:
-                digests[number] = digest
-    shuffled = sorted(digests, key=lambda number: (digests[number], number))
-    if items.splits is not None:
-        numbers = {split: [n for n in shuffled if items.splits[n] == split] for split in ("train", "test")}
-        return _Plan(numbers, bad=bad)
-    border = int(TEST_FRACTION * 2**64).to_bytes(8, "big")
-    if len(shuffled) > MOST_TEST:
-        border = min(border, digests[shuffled[MOST_TEST]])
-    numbers = {
-        "test": [number for number in shuffled if digests[number] < border],
-        "train": [number for number in shuffled if digests[number] >= border],
-    }
-    return _Plan(numbers, digests, bad, len(digests) - len(set(digests.values())))
 
 
 # Decoding on all cores
@@ -298,150 +413,113 @@ class _Seen:
     """Number to reason."""
     small: int = 0
     grey: bool = True
+    grey_sources: bool = True
 
 
 def _decode_into(
-    rows: "_Rows",
-    kept: list[int],
+    writer: "_Writer",
     numbers: list[int],
-    limit: int | None,
+    order: _Order,
     items: Items,
-    workers: "_Workers",
+    crew: Workers,
     seen: _Seen,
     split: str,
 ) -> None:
-    """Append the readable ones among `numbers` to `rows` and `kept`, up to the limit."""
-    size, _, channels = rows.shape
+    """Append the readable ones among `numbers`, up to the limit."""
+    size, limit = order.frame.size, order.limit
     wanted = len(numbers) if limit is None else min(limit, len(numbers))
-    chunks = _chunks(numbers, max(1, min(64, CHUNK_BYTES // (size * size * 3))))
-    decode = partial(_decode_chunk, size=size, channels=channels)
-    for done in workers.map(decode, chunks, wanted, f"packing {split} pictures"):
+    chunks = chunked(numbers, max(1, min(64, CHUNK_BYTES // (size * size * 3))))
+    decode = partial(_decode_chunk, frame=order.frame, channels=writer.channels, source_channels=writer.source_channels)
+    for done in crew.map(decode, chunks, wanted, f"packing {split} pictures"):
         seen.bad.update(done.bad)
-        take = len(done.numbers) if limit is None else min(len(done.numbers), limit - len(kept))
-        rows.append(done.images[:take])
-        kept.extend(done.numbers[:take])
+        take = len(done.numbers) if limit is None else min(len(done.numbers), limit - len(writer))
+        writer.append(done, take)
         seen.small += sum(side < size for side in done.sides[:take])
-        seen.grey = seen.grey and bool((done.images[:take] == done.images[:take, ..., :1]).all())
-        if limit is not None and len(kept) >= limit:
+        seen.grey = seen.grey and _is_grey(done.images[:take])
+        seen.grey_sources = seen.grey_sources and (done.sources is None or _is_grey(done.sources[:take]))
+        if limit is not None and len(writer) >= limit:
             return
 
 
-def _chunks(numbers: list[int], length: int) -> list[list[int]]:
-    return [numbers[start : start + length] for start in range(0, len(numbers), length)]
+def _is_grey(images: np.ndarray) -> bool:
+    return bool((images == images[..., :1]).all())
 
 
 @dataclass
-class _Decoded:
+class _Chunk:
     images: np.ndarray  # [n,size,size,channels] uint8
+    sources: np.ndarray | None
     numbers: list[int]
     sides: list[int]
     bad: dict[int, str]
 
 
-_SHARED: dict[int, Items] = {}  # forked workers inherit it: nothing has to be sent
-
-
-def _hash_chunk(key: int, numbers: list[int]) -> list[tuple[int, bytes, str]]:
-    found = []
+def _decode_chunk(items: Items, numbers: list[int], frame: Frame, channels: int, source_channels: int) -> _Chunk:
+    images = np.empty((len(numbers), frame.size, frame.size, channels), np.uint8)
+    sources = np.empty((*images.shape[:3], source_channels), np.uint8) if source_channels else None
+    kept: list[int] = []
+    sides: list[int] = []
+    bad: dict[int, str] = {}
     for number in numbers:
         try:
-            digest = hashlib.blake2b(_SHARED[key].content(number), digest_size=16).digest()
-            found.append((number, digest, ""))
-        except Unreadable as error:
-            found.append((number, b"", str(error)))
-    return found
-
-
-def _decode_chunk(key: int, numbers: list[int], size: int, channels: int) -> _Decoded:
-    images, kept, sides, bad = [], [], [], {}
-    for number in numbers:
-        try:
-            image, side = _SHARED[key].picture(number, size)
+            made = items.picture(number, frame)
         except Unreadable as error:
             bad[number] = str(error)
             continue
-        images.append(with_channels(image, channels))
+        images[len(kept)] = with_channels(made.image, channels)
+        if sources is not None and made.source is not None:
+            sources[len(kept)] = with_channels(made.source, source_channels)
         kept.append(number)
-        sides.append(side)
-    stacked = np.stack(images) if images else np.empty((0, size, size, channels), np.uint8)
-    return _Decoded(stacked, kept, sides, bad)
+        sides.append(made.side)
+    return _Chunk(images[: len(kept)], None if sources is None else sources[: len(kept)], kept, sides, bad)
 
 
-class _Workers:
-    """An executor, and the key under which its workers find the pictures."""
-
-    def __init__(self, executor: Executor, key: int, count: int):
-        self.executor, self.key, self.count = executor, key, count
-
-    def map(
-        self, function: Callable[[int, list[int]], T], chunks: list[list[int]], total: int, what: str
-    ) -> Iterator[T]:
-        """Results in order, a few ahead of what was asked for; with a progress bar on a terminal."""
-        pending: deque[tuple[int, Future[T]]] = deque()
-        with _progress(total, what) as advance:
-            try:
-                for chunk in chunks:
-                    pending.append((len(chunk), self.executor.submit(function, self.key, chunk)))
-                    if len(pending) > 2 * self.count:
-                        length, future = pending.popleft()
-                        yield future.result()
-                        advance(length)
-                while pending:
-                    length, future = pending.popleft()
-                    yield future.result()
-                    advance(length)
-            except BrokenProcessPool:
-                raise Refused(
-                    "A process that decodes pictures was ended from outside, perhaps for want of memory.\n"
-                    "Try again with more memory free, or with a smaller --data.size."
-                ) from None
-            finally:
-                for _, future in pending:
-                    future.cancel()
-
-
-@contextmanager
-def _workers(items: Items) -> Iterator[_Workers]:
-    """Processes on Linux (measured: twice as fast as threads on small files); threads where forking is not safe."""
-    key = id(items)
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = count if items.slow else 1
-    executor: Executor
-    if sys.platform == "linux" and items.slow:
-        executor = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_in_a_worker)
-    else:
-        executor = ThreadPoolExecutor(count)
-    _SHARED[key] = items
-    try:
-        yield _Workers(executor, key, count)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        del _SHARED[key]
-
-
-def _in_a_worker() -> None:
-    """A worker leaves interruptions to its parent, and does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more pictures are done; shows a bar when stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+def _index(items: Items, planned: Plan, writer: "_Writer", split: int) -> np.ndarray:
+    """The rows of a split for the pack's index."""
+    assert items.stamps is not None
+    index = np.zeros(len(writer), ROW)
+    index["stamp"] = [items.stamps[number] for number in writer.numbers]
+    index["digest"] = [planned.digests.get(number, b"") for number in writer.numbers]
+    index["side"], index["split"], index["row"] = writer.sides, split, np.arange(len(writer))
+    return index
 
 
 # Arrays on disk
+
+
+class _Writer:
+    """The growing arrays of a split."""
+
+    def __init__(self, folder: Path, split: str, size: int, channels: int, source_channels: int):
+        self.channels, self.source_channels = channels, source_channels
+        self.numbers: list[int] = []
+        self.sides: list[int] = []
+        self.images = _Rows(folder / f"{split}.images.npy", (size, size, channels))
+        self.sources = (
+            _Rows(folder / f"{split}.sources.npy", (size, size, source_channels)) if source_channels else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def append(self, done: _Chunk, take: int) -> None:
+        """The first `take` pictures of a chunk."""
+        self.images.append(done.images[:take])
+        if self.sources is not None and done.sources is not None:
+            self.sources.append(done.sources[:take])
+        self.numbers += done.numbers[:take]
+        self.sides += done.sides[:take]
+
+    def __enter__(self) -> Self:
+        self.images.__enter__()
+        if self.sources is not None:
+            self.sources.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.images.__exit__(*error)
+        if self.sources is not None:
+            self.sources.__exit__(*error)
 
 
 class _Rows:
@@ -460,7 +538,7 @@ class _Rows:
         self.file.write(np.ascontiguousarray(rows).data)
         self.count += len(rows)
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         with self.file:
             if kind is None:
                 self.file.seek(0)
@@ -480,21 +558,28 @@ def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:
         yield images[start : start + rows]
 
 
-def _drop_to_one_channel(path: Path) -> None:
-    images = np.load(path, mmap_mode="r")
-    other = path.with_suffix(".grey")
-    with _Rows(other, (*images.shape[1:3], 1)) as rows:
-        for block in _blocks(images):
-            rows.append(block[..., :1])
-    del images
-    other.replace(path)
+def _made_grey(folder: Path, what: str) -> int:
+    """Keep one channel of the three equal ones; returns 1."""
+    for split in SPLITS:
+        path = folder / f"{split}.{what}.npy"
+        images = np.load(path, mmap_mode="r")
+        other = path.with_suffix(".grey")
+        with _Rows(other, (*images.shape[1:3], 1)) as rows:
+            for block in _blocks(images):
+                rows.append(block[..., :1])
+        del images
+        other.replace(path)
+    return 1
 
 
-def _hash_of(folder: Path, split: str, labelled: bool) -> str:
-    """sha256 of the bytes of the pixels [N,H,W,C], then of the labels (int64, little-endian)."""
+def _hash_of(folder: Path, split: str) -> str:
+    """sha256 of the bytes of the pixels [N,H,W,C], then of the labels (int64, little-endian), then of the sources."""
     digest = hashlib.sha256()
     for block in _blocks(np.load(folder / f"{split}.images.npy", mmap_mode="r")):
         digest.update(np.ascontiguousarray(block).data)
-    if labelled:
+    if (folder / f"{split}.labels.npy").exists():
         digest.update(np.load(folder / f"{split}.labels.npy").astype("<i8").tobytes())
+    if (folder / f"{split}.sources.npy").exists():
+        for block in _blocks(np.load(folder / f"{split}.sources.npy", mmap_mode="r")):
+            digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()

@@ -1,97 +1,53 @@
-"""Sets by name, folders and zips of pictures: what is in there, found without decoding any of it."""
+"""What `--data` names, recognized by looking: sets by name, folders, archives, arrays, tables; one or several."""
 
-import gzip
 import hashlib
-import os
-import socket
-import stat
-import threading
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import takewhile
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tasvir.config import DataConfig, Refused, nearest
-from tasvir.data.decoding import LARGEST_FILE, Unreadable, decode, fit
+from tasvir.data import arrays, files, tables
+from tasvir.data.decoding import Decoded, Frame, Unreadable, decode, decode_halves, fit, opened, parse_color
+from tasvir.data.files import ENDINGS, Files
+from tasvir.data.items import Items, Source, absolute, cache_folder, changed, subset
+from tasvir.data.layouts import Arrangement, arrange, dataset_json
+from tasvir.data.named import DATASETS
 
-ENDINGS = frozenset(("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"))
-SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing", "val", "valid", "validation"), "test"),
-}
-CARTOONS = 5000, 500
-"""Training and test pictures of the built-in set, unless a limit says otherwise."""
-CARTOONS_VERSION = 1
-TEN_DIGITS = tuple("0123456789")
-CLOTHES = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+__all__ = ["DATASETS", "ENDINGS", "Items", "Source", "absolute", "cache_folder", "find"]
 
-
-@dataclass(frozen=True)
-class Items:
-    """The pictures of a source, by number; none of them decoded yet."""
-
-    names: list[str]
-    picture: Callable[[int, int], tuple[np.ndarray, int]]
-    """Number and size to ([size,size,1 or 3] uint8, the picture's own shorter side). Raises `Unreadable`."""
-    content: Callable[[int], bytes]
-    """What a picture's place in train or test is decided by. Raises `Unreadable`."""
-    labels: list[int] | None = None
-    classes: tuple[str, ...] = ()
-    splits: list[str] | None = None
-    """`train` or `test` for each picture, where that is settled."""
-    channels: int | None = None
-    """Where it is known beforehand."""
-    slow: bool = True
-    """Whether several cores are worth their start."""
-    sorted: bool = False
-    """Whether neighbours are alike, as files in class folders are: every split is then put into another order."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where pictures come from, recognized but not read."""
-
-    name: str
-    fingerprint: Any
-    """Plain values that change whenever the pictures may have changed."""
-    size: int | None
-    """Height and width that the set has of its own; None when any will do."""
-    read: Callable[[], Items]
-    notes: tuple[str, ...] = ()
-    """Plain sentences: what was recognized."""
-    skipped: tuple[tuple[str, str], ...] = ()
-    """Files that cannot even be listed, with the reason."""
-    attributes: tuple[str, ...] = ()
-    """What can be the class, for sets that leave the choice."""
+SEAM_LOOKS = 12
+"""Pictures that are looked at to tell whether each is a pair side by side."""
+SEAM = 3.0
+"""How many times larger the step at the middle column must be than between its neighbours."""
 
 
 def find(config: DataConfig) -> Source:
-    """The set, folder or zip that `config.source` names. Raises `Refused` when there is none."""
-    name = config.source
-    path = absolute(name)
-    if name in DATASETS:
-        source = DATASETS[name](config)
-        if path.exists():
-            note = f"The set called {name} is used, not what lies at that path: write ./{name} for that."
-            source = replace(source, notes=(*source.notes, note))
-    elif path.is_dir():
-        source = _folder(path)
-    elif path.is_file():
-        source = _zip(path)
+    """The pictures that `config.source` names, as all the settings ask for them. Raises `Refused` if there are none."""
+    if not config.source:
+        raise Refused("--data is empty: give the path of a folder or zip of pictures, or a set by name.")
+    if len(config.source) == 1:
+        source = _one(config.source[0], config)
+    elif config.layout in ("matched", "unmatched"):
+        source = _two_domains(config)
     else:
-        raise Refused(
-            f"There is no data set or path '{name}'.{nearest(name, DATASETS)}\n"
-            f"Give the path of a folder or zip of pictures, or one of {', '.join(DATASETS)}."
+        source = _several(config)
+    if config.folders is not None:
+        source = changed(
+            source, lambda items: _chosen_folders(items, config), ["folders", config.folders, config.choice_seed]
         )
-    if config.labels in (None, "none") or config.labels in source.attributes:
-        return source if config.labels != "none" else _unlabelled(source)
+    return _labelled(source, config)
+
+
+def _labelled(source: Source, config: DataConfig) -> Source:
+    """The source with the classes that `--data.labels` asks for. Raises `Refused` if it has no such attribute."""
+    if config.labels == "none":
+        return changed(source, lambda items: replace(items, labels=None, classes=()), "no labels")
+    if config.labels is None or config.labels in source.attributes:
+        return source
     if source.attributes:
         raise Refused(
             f"{source.name} has no attribute '{config.labels}'.{nearest(config.labels, source.attributes)}\n"
@@ -103,357 +59,371 @@ def find(config: DataConfig) -> Source:
     )
 
 
-def absolute(name: str) -> Path:
-    """A path as it was typed, from the root. Raises `Refused` for what can be no path."""
-    try:
-        path = Path(os.path.expanduser(name)).resolve()
-        path.exists()
-    except (OSError, ValueError) as error:
-        raise Refused(f"{name[:80]!r} is no path: {getattr(error, 'strerror', None) or error}.") from None
-    if not name.strip():
-        raise Refused("--data is empty: give the path of a folder or zip of pictures, or a set by name.")
-    return path
-
-
-def _unlabelled(source: Source) -> Source:
-    def read() -> Items:
-        return replace(source.read(), labels=None, classes=())
-
-    return replace(source, read=read, fingerprint=[source.fingerprint, "none"])
-
-
-def cache_folder() -> Path:
-    """Where tasvir keeps what it can make again: TASVIR_CACHE, or .cache/tasvir in the home folder."""
-    return Path(os.environ.get("TASVIR_CACHE") or Path.home() / ".cache" / "tasvir").expanduser()
-
-
-# Sets held as arrays
-
-
-def _from_arrays(parts: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], size: int) -> Items:
-    """`parts` maps train and test, or `all`, to uint8 pictures [N,H,W] or [N,H,W,C] with labels [N]."""
-    images = np.concatenate([images if images.ndim == 4 else images[..., None] for images, _ in parts.values()])
-    labels = np.concatenate([labels for _, labels in parts.values()])
-    splits = [split for split, (images, _) in parts.items() for _ in images]
-
-    def picture(number: int, wanted: int) -> tuple[np.ndarray, int]:
-        return (images[number] if wanted == size else fit(images[number], wanted)), size
-
-    return Items(
-        names=[f"picture {number}" for number in range(len(images))],
-        picture=picture,
-        content=lambda number: images[number].tobytes(),
-        labels=labels.astype(int).tolist(),
-        classes=classes,
-        splits=None if "all" in parts else splits,
-        channels=images.shape[-1],
-        slow=False,
+def _one(name: str, config: DataConfig) -> Source:
+    """A single source."""
+    path = absolute(name)
+    if name in DATASETS:
+        source = DATASETS[name](config)
+        if config.layout not in ("auto", "flat"):
+            raise Refused(f"--data.layout is {config.layout}, but {name} is a set by name, with a layout of its own.")
+        if path.exists():
+            note = f"The set called {name} is used, not what lies at that path: write ./{name} for that."
+            source = replace(source, notes=(*source.notes, note))
+        return source
+    if path.is_dir() or path.is_file():
+        if tables.recognized(path):
+            return _table(path, config)
+        listing = _listed(path)
+        return _array(path, config) if listing is None else _of_files(listing, config)
+    raise Refused(
+        f"There is no data set or path '{name}'.{nearest(name, DATASETS)}\n"
+        f"Give the path of a folder or zip of pictures, or one of {', '.join(DATASETS)}."
     )
 
 
-def _digits(config: DataConfig) -> Source:
-    def read() -> Items:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
-        images = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 0..16 to 0..255
-        return _from_arrays({"all": (images, labels)}, TEN_DIGITS, 8)
-
-    return Source("digits", ["digits", 1], 8, read, ("digits: 1797 handwritten digits of 8x8, from scikit-learn.",))
-
-
-def _cartoons(config: DataConfig) -> Source:
-    from tasvir.data.cartoons import ATTRIBUTES, LARGEST, SMALLEST, attributes, cartoon
-
-    attribute = "hair_style" if config.labels is None else config.labels
-    training, testing = max(config.limit or 0, CARTOONS[0]), CARTOONS[1]
-
-    def picture(number: int, size: int) -> tuple[np.ndarray, int]:
-        drawn = min(max(size, SMALLEST), LARGEST)
-        return fit(cartoon(number, drawn)[0], size), drawn
-
-    def read() -> Items:
-        test = [11 * number + 10 for number in range(testing)]  # every eleventh cartoon is for testing
-        train = [number + number // 10 for number in range(training)]
-        numbers = train + test
-        return Items(
-            names=[f"cartoon {number}" for number in numbers],
-            picture=lambda place, size: picture(numbers[place], size),
-            content=lambda place: numbers[place].to_bytes(8, "big"),
-            labels=[attributes(number, 0)[attribute] for number in numbers] if attribute in ATTRIBUTES else None,
-            classes=tuple(ATTRIBUTES.get(attribute, ())),
-            splits=["train"] * training + ["test"] * testing,
-            channels=3,
+def _listed(path: Path) -> Files | None:
+    """The picture files in a folder or archive; None for an array file. Raises `Refused` for what is neither."""
+    if path.is_dir():
+        return files.folder(path)
+    if _is_array(path):
+        return None
+    found = files.archive(path)
+    if found is None:
+        what = (
+            "is one picture"
+            if path.suffix.lower().lstrip(".") in ENDINGS
+            else "is neither a folder, an archive nor an array file"
         )
-
-    note = f"cartoons: drawn faces, built in, {training} for training and {testing} for testing"
-    return Source(
-        name="cartoons",
-        fingerprint=["cartoons", CARTOONS_VERSION, training, testing, attribute],
-        size=None,
-        read=read,
-        notes=(f"{note}; the class is {attribute}." if attribute in ATTRIBUTES else f"{note}.",),
-        attributes=tuple(ATTRIBUTES),
-    )
+        raise Refused(f"{path} {what}.\nGive a folder, a zip or tar of pictures, an .npy, .npz, IDX or parquet file.")
+    return found
 
 
-def _root(config: DataConfig) -> Path:
-    return (config.root or Path(os.environ.get("TASVIR_DATA") or cache_folder() / "datasets")).expanduser()
+# Picture files
 
 
-def _fetch(name: str, kind: str, root: Path, where: Path, **options: Any) -> Any:
-    """A torchvision set, downloaded only if it is not there. Raises `Refused` when it cannot be had."""
-    import torchvision  # 5 s: only when it is really needed
-
-    make = getattr(torchvision.datasets, kind)
-    try:
-        return make(root, download=False, **options)
-    except Exception:  # not there, or damaged: torchvision says so in several ways
-        waiting = socket.getdefaulttimeout()
-        try:
-            socket.setdefaulttimeout(30)
-            root.mkdir(parents=True, exist_ok=True)
-            return make(root, download=True, **options)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:150] or type(error).__name__
-            raise Refused(
-                f"{name} is not in {root} and could not be fetched ({reason}).\n"
-                f"Put its files, as torchvision lays them out, into {where}; "
-                "or name the folder that has them with --data.root or TASVIR_DATA."
-            ) from None
-        finally:
-            socket.setdefaulttimeout(waiting)
-
-
-def _torchvision(
-    config: DataConfig, kind: str, size: int, splits: dict[str, dict], classes: tuple[str, ...] = ()
-) -> Source:
-    name, root = config.source, _root(config)
-
-    def read() -> Items:
-        parts = {}
-        for split, options in splits.items():
-            made = _fetch(name, kind, root, root, **options)
-            images = np.asarray(made.data)
-            images = images.transpose(0, 2, 3, 1) if images.ndim == 4 and images.shape[1] == 3 else images
-            parts[split] = (images, np.asarray(made.targets if hasattr(made, "targets") else made.labels))
-        return _from_arrays(parts, classes or tuple(made.classes), size)
-
-    fingerprint = [name, 1, str(root.resolve())]
-    return Source(name, fingerprint, size, read, (f"{name}: with its official training and test split.",))
-
-
-def _idx(config: DataConfig, kind: str, classes: tuple[str, ...]) -> Source:
-    """MNIST and its kin, read here: torchvision would want to extract the files, also into read-only folders."""
-    name, root = config.source, _root(config)
-    raw = root / kind / "raw"
-    parts = {"train": "train", "test": "t10k"}
-    stems = [f"{part}-{what}" for part in parts.values() for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    if any(_idx_path(raw, stem) is None for stem in stems):
-        _fetch(name, kind, root, raw)
-    files = [_idx_path(raw, stem) for stem in stems]
-    if None in files:
-        raise Refused(f"{raw} lacks some of {', '.join(stems)} (each may end in .gz): put them there.")
-
-    def read() -> Items:
-        arrays = [_read_idx(file) for file in files if file is not None]
-        return _from_arrays(dict(zip(parts, zip(arrays[0::2], arrays[1::2], strict=True), strict=True)), classes, 28)
-
-    stats = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file is not None]
-    return Source(name, [name, 1, stats], 28, read, (f"{name}: with its official training and test split.",))
-
-
-def _idx_path(raw: Path, stem: str) -> Path | None:
-    return next((path for path in (raw / stem, raw / f"{stem}.gz") if path.is_file()), None)
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    """An IDX file of bytes (two zeros, type 8, number of dimensions; the dimensions; the values), plain or gzipped."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read()
-        if data[:3] != b"\0\0\x08":
-            raise ValueError("it is no IDX file of bytes")
-        shape = np.frombuffer(data, ">i4", data[3], offset=4)
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise Refused(f"{path} cannot be read ({error}). Fetch it again.") from None
-
-
-TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
-SPLIT_WORD = {"train": {"split": "train"}, "test": {"split": "test"}}
-
-DATASETS: dict[str, Callable[[DataConfig], Source]] = {
-    "cartoons": _cartoons,
-    "digits": _digits,
-    "mnist": partial(_idx, kind="MNIST", classes=TEN_DIGITS),
-    "fashion-mnist": partial(_idx, kind="FashionMNIST", classes=CLOTHES),
-    "kmnist": partial(_idx, kind="KMNIST", classes=KUZUSHIJI),
-    "cifar10": partial(_torchvision, kind="CIFAR10", size=32, splits=TRAIN_FLAG),
-    "cifar100": partial(_torchvision, kind="CIFAR100", size=32, splits=TRAIN_FLAG),
-    "svhn": partial(_torchvision, kind="SVHN", size=32, splits=SPLIT_WORD, classes=TEN_DIGITS),
-    "stl10": partial(_torchvision, kind="STL10", size=96, splits=SPLIT_WORD),
-    "usps": partial(_torchvision, kind="USPS", size=16, splits=TRAIN_FLAG, classes=TEN_DIGITS),
-}
-
-
-# Folders and zips
-
-
-@dataclass
-class _Listing:
-    """What lies in a folder or zip."""
-
-    pictures: list[tuple[str, int, int]] = field(default_factory=list)  # name with /, bytes, time of change
-    others: Counter[str] = field(default_factory=Counter)  # endings of files that are no pictures
-    unlisted: list[tuple[str, str]] = field(default_factory=list)  # what cannot be looked into, and why
-
-    def add(self, name: str, size: int, changed: int) -> None:
-        ending = os.path.splitext(name)[1].lower().lstrip(".")
-        if ending in ENDINGS:
-            self.pictures.append((name, size, changed))
-        else:
-            self.others[f".{ending}" if ending else "without an ending"] += 1
-
-
-def _hidden(part: str) -> bool:
-    return part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
-
-
-def _folder(path: Path) -> Source:
-    root, listing, seen = path.resolve(), _Listing(), set()
-
-    def unlisted(error: OSError) -> None:
-        listing.unlisted.append((str(error.filename), error.strerror or "cannot be listed"))
-
-    for where, folders, files in os.walk(root, onerror=unlisted, followlinks=True):
-        about = os.stat(where)
-        if (about.st_dev, about.st_ino) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        folders[:] = sorted(folder for folder in folders if not _hidden(folder))
-        inside = "" if Path(where) == root else Path(where).relative_to(root).as_posix() + "/"
-        for file in sorted(files):
-            if _hidden(file):
-                continue
-            try:
-                about = os.stat(os.path.join(where, file))
-            except OSError as error:
-                listing.unlisted.append((inside + file, error.strerror or "cannot be looked at"))
-                continue
-            if stat.S_ISREG(about.st_mode):
-                listing.add(inside + file, about.st_size, about.st_mtime_ns)
-
-    def content(name: str) -> bytes:
-        try:
-            with open(root / name, "rb") as file:
-                return file.read(LARGEST_FILE + 1)
-        except OSError as error:
-            raise Unreadable(error.strerror or "cannot be opened") from None
-
-    return _of_files(path.name or str(root), "folder", root, listing, content)
-
-
-def _zip(path: Path) -> Source:
-    root, listing = path.resolve(), _Listing()
-    try:
-        with zipfile.ZipFile(root) as archive:
-            for entry in archive.infolist():  # in place: an entry called ../x is only a name
-                if not entry.is_dir() and not any(_hidden(part) for part in entry.filename.split("/")):
-                    listing.add(entry.filename, entry.file_size, entry.CRC)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise Refused(
-            f"{path} is neither a folder nor a zip that can be read ({error}).\nGive a folder or a zip of pictures."
-        ) from None
-
-    handles: dict[tuple[int, int], zipfile.ZipFile] = {}  # a file's position is shared: one for each process and thread
-
-    def content(name: str) -> bytes:
-        me = os.getpid(), threading.get_ident()
-        try:
-            if me not in handles:
-                handles[me] = zipfile.ZipFile(root)
-            with handles[me].open(name) as file:
-                return file.read(LARGEST_FILE + 1)
-        except Exception as error:  # wrong checksum, password, unknown compression
-            raise Unreadable(f"cannot be taken out of the zip: {error}") from None
-
-    return _of_files(path.stem, "zip", root, listing, content)
-
-
-def _of_files(name: str, kind: str, root: Path, listing: _Listing, load: Callable[[str], bytes]) -> Source:
-    listing.pictures.sort()
-    names = [picture[0] for picture in listing.pictures]
-    others = ", ".join(f"{count} {ending}" for ending, count in sorted(listing.others.items()))
+def _of_files(listing: Files, config: DataConfig) -> Source:
+    names = listing.names
+    others = listing.others_in_words()
     if not names:
         what = f"only other files ({others})" if others else "nothing"
         raise Refused(
-            f"There are no pictures in {root}: {what} was found.\nPictures end in {', '.join(sorted(ENDINGS))}."
+            f"There are no pictures in {listing.root}: {what} was found.\nPictures end in {', '.join(sorted(ENDINGS))}."
         )
-    splits, labels, classes, notes = _recognize(names)
+    found = _labels_in_files(listing, config) or arrange(
+        names, config.layout, config.direction, lambda positions: _seam(listing, positions)
+    )
+    notes = [*listing.notes, *found.notes]
     if others:
-        notes.append(f"{sum(listing.others.values())} other files were left aside: {others}.")
+        notes.append(f"{len(listing.others)} other files were left aside: {others}.")
+    skipped = [*listing.skipped, *((names[position], why) for position, why in found.left_out)]
+    beside = None if found.beside is None else _arranged(listing, found.beside, config, (), ())
+    first = f"{listing.name}: a {listing.kind} with {len(names)} picture files."
+    return replace(_arranged(listing, found, config, (first, *notes), tuple(skipped)), beside=beside)
 
-    def content(number: int) -> bytes:
-        data = load(names[number])
-        if len(data) > LARGEST_FILE:
-            raise Unreadable(f"larger than {LARGEST_FILE >> 20} MiB")
-        return data
+
+def _arranged(
+    listing: Files, found: Arrangement, config: DataConfig, notes: tuple[str, ...], skipped: tuple[tuple[str, str], ...]
+) -> Source:
+    """The source made of files that have been arranged."""
+    swapped = config.direction == "b-to-a"
+    halves = found.layout == "side-by-side"
+    names = [listing.names[position] for position in found.pictures]
+    partners = None if found.sources is None else [listing.names[position] for position in found.sources]
+    stamps = listing.stamps[found.pictures]
+    if found.sources is not None:
+        stamps = stamps * np.uint64(0x9E3779B97F4A7C15) + listing.stamps[found.sources]  # odd factor: nothing is lost
+
+    def contents(number: int) -> tuple[bytes, ...]:
+        first = listing.content(names[number])
+        return (first,) if partners is None else (first, listing.content(partners[number]))
+
+    def picture(number: int, frame: Frame) -> Decoded:
+        if halves:
+            made = decode_halves(listing.content(names[number]), frame)
+            return Decoded(made.source, made.side, made.image) if swapped and made.source is not None else made
+        made = decode(listing.content(names[number]), frame)
+        if partners is None:
+            return made
+        try:
+            other = decode(listing.content(partners[number]), frame)
+        except Unreadable as error:
+            raise Unreadable(f"its partner {partners[number]}: {error}") from None
+        return replace(made, source=other.image)
 
     def read() -> Items:
         return Items(
             names=names,
-            picture=lambda number, size: decode(content(number), size),
-            content=content,
-            labels=labels,
-            classes=classes,
-            splits=splits,
+            picture=picture,
+            contents=contents,
+            labels=found.labels,
+            classes=found.classes,
+            splits=found.splits,
             sorted=True,
+            stamps=stamps,
         )
 
-    digest = hashlib.sha256(repr(listing.pictures).encode()).hexdigest()
+    arranged = (found.labels, found.classes, found.splits)
+    digest = hashlib.sha256(stamps.tobytes() + repr(arranged).encode(errors="surrogatepass")).hexdigest()
     return Source(
-        name=name,
-        fingerprint=[kind, str(root), digest],
+        name=listing.name,
+        address=[listing.kind, str(listing.root), found.layout, swapped],
+        fingerprint=digest,
         size=None,
         read=read,
-        notes=(f"{name}: a {kind} with {len(names)} picture files.", *notes),
-        skipped=tuple(listing.unlisted),
+        notes=notes,
+        skipped=skipped,
+        layout=found.layout,
     )
 
 
-def _recognize(names: list[str]) -> tuple[list[str] | None, list[int] | None, tuple[str, ...], list[str]]:
-    """Split and label of every file, the classes, and sentences about them, from how the folders are laid out."""
-    notes: list[str] = []
-    parts = [name.split("/") for name in names]
-    parts = _without_common(parts)
-    splits: list[str] | None = [SPLIT_FOLDERS.get(part[0].lower(), "") if len(part) > 1 else "" for part in parts]
-    if set(splits or ()) == {"train", "test"}:
-        notes.append(f"The folders {_list(part[0] for part in parts)} are taken as training and test split.")
-        parts = _without_common([part[1:] for part in parts])
-    else:
-        splits = None
-    classes = tuple(sorted({part[0] for part in parts})) if all(len(part) > 1 for part in parts) else ()
-    outside = [part[0] for part in parts if len(part) == 1]
-    if outside and len(outside) < len(parts):
-        notes.append(
-            f"There are no classes: {len(outside)} pictures lie outside the sub-folders ({_list(outside, 3)})."
+def _labels_in_files(listing: Files, config: DataConfig) -> Arrangement | None:
+    """Labels by a StyleGAN dataset.json, or by the .cls and .json files of WebDataset shards; None without either."""
+    labels: Sequence[int | None] | None
+    if config.layout in ("auto", "dataset-json"):
+        place = next((name for name in listing.others if name.split("/")[-1] == "dataset.json"), None)
+        if place is not None:
+            inside = len(place) - len("dataset.json")
+            labels, classes, note = dataset_json(listing.content(place), [name[inside:] for name in listing.names])
+            return _with_labels("dataset-json", labels, classes, [note], "dataset.json does not name it")
+        if config.layout == "dataset-json":
+            raise Refused(f"--data.layout is dataset-json, but there is no dataset.json in {listing.root}.")
+    if config.layout == "shards" or (config.layout == "auto" and listing.kind in ("tar", "collection")):
+        found = None
+        if found is not None:
+            labels, classes, note = found
+            return _with_labels("shards", labels, classes, [note], "no class stands beside it")
+        if config.layout == "shards":
+            raise Refused(f"--data.layout is shards, but no picture in {listing.root} has a .cls or .json beside it.")
+    return None
+
+
+def _with_labels(
+    layout: str, labels: Sequence[int | None] | None, classes: tuple[str, ...], notes: list[str], missing: str
+) -> Arrangement:
+    if labels is None:
+        return Arrangement(layout, [], notes=notes)
+    kept = [position for position, label in enumerate(labels) if label is not None]
+    lost = [(position, missing) for position, label in enumerate(labels) if label is None]
+    return Arrangement(layout, kept, labels=[labels[k] for k in kept], classes=classes, notes=notes, left_out=lost)  # type: ignore[misc]
+
+
+def _seam(listing: Files, positions: list[int]) -> str | None:
+    """A sentence if pictures are twice as wide as high with a visible seam in the middle, else None."""
+    step = max(1, len(positions) // SEAM_LOOKS)
+    looked = seen = 0
+    size = (0, 0)
+    for position in positions[::step][:SEAM_LOOKS]:
+        try:
+            image = opened(listing.content(listing.names[position]))
+            if image.width != 2 * image.height or image.width < 16:
+                return None
+            size = image.size
+            pixels = np.asarray(image.convert("RGB"), np.float32)
+        except Unreadable:
+            continue
+        except Exception:  # damaged pixels: packing will name it
+            continue
+        middle = pixels.shape[1] // 2
+        near = np.abs(np.diff(pixels[:, middle - 3 : middle + 3], axis=1)).mean(
+            axis=(0, 2)
+        )  # 5 steps, the third at the seam
+        looked += 1
+        seen += near[2] > SEAM * max(float(np.delete(near, 2).mean()), 1.0)
+    if not looked or seen < 0.75 * looked:
+        return None
+    return f"The pictures are twice as wide as high ({size[0]}x{size[1]}), with a seam in the middle."
+
+
+# Arrays and tables
+
+
+def _is_array(path: Path) -> bool:
+    name = path.name.lower()
+    if name.endswith((".npy", ".npz")) or re.search(r"[.-]idx[1-4]?(-ubyte)?(\.gz)?$", name):
+        return True
+    with path.open("rb") as file:
+        return file.read(4) in (b"\0\0\x08\x03", b"\0\0\x08\x04", b"\x93NUM")
+
+
+def _array(path: Path, config: DataConfig) -> Source:
+    if config.layout not in ("auto", "flat"):
+        raise Refused(f"--data.layout is {config.layout}, but {path} holds an array, with a layout of its own.")
+    found = arrays.read(path, background=parse_color(config.background))
+    height, width, channels = found.shape
+    size = height if height == width else None
+
+    def picture(number: int, frame: Frame) -> Decoded:
+        row = found.row(number)
+        whole = row.shape[:2] == (frame.size, frame.size)
+        return Decoded(row if whole else fit(row, frame), min(height, width))
+
+    def read() -> Items:
+        labelled = found.labels is not None and config.layout != "flat"
+        return Items(
+            names=[f"picture {number}" for number in range(found.count)],
+            picture=picture,
+            contents=lambda number: (found.content(number),),
+            encoded=False,
+            labels=found.labels.tolist() if labelled and found.labels is not None else None,
+            classes=found.classes if labelled else (),
+            splits=found.splits,
+            channels=channels if channels in (1, 3) else None,
+            slow=found.count * height * width > 1 << 26,
+            sorted=True,
         )
-    if len(classes) < 2:
-        return splits, None, (), notes
-    notes.append(f"The {len(classes)} sub-folders are taken as classes: {_list(classes)}.")
-    places = {name: place for place, name in enumerate(classes)}
-    return splits, [places[part[0]] for part in parts], classes, notes
+
+    about = path.stat()
+    note = f"{path.name}: an array file with {found.count} pictures of {width}x{height}."
+    return Source(
+        name=path.stem.split(".")[0],
+        address=["array", str(path), config.background],
+        fingerprint=[about.st_size, about.st_mtime_ns],
+        size=size,
+        read=read,
+        notes=(note, *found.notes),
+        layout="array",
+    )
 
 
-def _without_common(parts: list[list[str]]) -> list[list[str]]:
-    """Paths without the folders that all of them lie in."""
-    levels = zip(*(part[:-1] for part in parts), strict=False)
-    common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-    return [part[common:] for part in parts]
+def _table(path: Path, config: DataConfig) -> Source:
+    if config.layout not in ("auto", "flat"):
+        raise Refused(f"--data.layout is {config.layout}, but {path} is a table, with a layout of its own.")
+    found = tables.read(path, "none" if config.layout == "flat" else config.labels)
+
+    def read() -> Items:
+        return Items(
+            names=found.names,
+            picture=lambda number, frame: decode(found.content(number), frame),
+            contents=lambda number: (found.content(number),),
+            labels=found.labels,
+            classes=found.classes,
+            splits=found.splits,
+            sorted=True,
+            stamps=found.stamps,
+        )
+
+    return Source(
+        name=found.name,
+        address=["table", str(path), config.labels],
+        fingerprint=found.fingerprint,
+        size=None,
+        read=read,
+        notes=found.notes,
+        attributes=found.attributes,
+        layout="table",
+    )
 
 
-def _list(words: Iterable[str], most: int = 12) -> str:
-    unique = sorted(set(words))
-    return ", ".join(unique[:most]) + (f" and {len(unique) - most} more" if len(unique) > most else "")
+# Several sources
+
+
+def _short_names(sources: Sequence[str]) -> list[str]:
+    """The last part of each path, or all of it where two are alike."""
+    names = [source if source in DATASETS else absolute(source).name.split(".")[0] for source in sources]
+    return names if len(set(names)) == len(names) else [str(absolute(source)) for source in sources]
+
+
+def _several(config: DataConfig) -> Source:
+    """Sources together, each a class of its own."""
+    each = replace(config, labels="none", folders=None)
+    sources = [_one(name, replace(each, source=(name,))) for name in config.source]
+    if any(source.beside is not None for source in sources):
+        raise Refused("Unmatched sets for translation cannot be put together with others: give two folders only.")
+    names = tuple(_short_names(config.source))
+    if len(set(names)) < len(names):
+        raise Refused(f"--data names the same source twice: {' '.join(config.source)}.")
+
+    def read() -> Items:
+        return _together([source.read() for source in sources], names)
+
+    sizes = {source.size for source in sources} - {None}
+    notes = [note for source in sources for note in source.notes]
+    return Source(
+        name="-and-".join(names) if len(names) < 4 else f"{len(names)}-sources",
+        address=[source.address for source in sources],
+        fingerprint=[source.fingerprint for source in sources],
+        size=max(sizes) if sizes else None,  # type: ignore[type-var]
+        read=read,
+        notes=(*notes, f"Each of the {len(names)} sources is a class: {', '.join(names)}."),
+        skipped=tuple(
+            (f"{name}/{file}", why) for name, s in zip(names, sources, strict=True) for file, why in s.skipped
+        ),
+        layout="several",
+    )
+
+
+def _together(parts: list[Items], names: tuple[str, ...]) -> Items:
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def at(number: int) -> tuple[Items, int]:
+        place = int(np.searchsorted(starts, number, side="right")) - 1
+        return parts[place], number - int(starts[place])
+
+    def picture(number: int, frame: Frame) -> Decoded:
+        part, inside = at(number)
+        return part.picture(inside, frame)
+
+    def contents(number: int) -> tuple[bytes, ...]:
+        part, inside = at(number)
+        return part.contents(inside)
+
+    stamps = [part.stamps for part in parts if part.stamps is not None]
+    return Items(
+        names=[f"{name}/{file}" for name, part in zip(names, parts, strict=True) for file in part.names],
+        picture=picture,
+        contents=contents,
+        encoded=all(part.encoded for part in parts),
+        labels=[place for place, part in enumerate(parts) for _ in range(len(part))],
+        classes=names,
+        splits=[split for part in parts for split in (part.splits or [""] * len(part))],
+        channels=1 if all(part.channels == 1 for part in parts) else None,
+        slow=any(part.slow for part in parts),
+        sorted=True,
+        stamps=np.concatenate(stamps) if len(stamps) == len(parts) else None,
+    )
+
+
+def _two_domains(config: DataConfig) -> Source:
+    """Two folders or archives for translation: the first is A, the second B."""
+    if len(config.source) != 2:
+        raise Refused(f"--data.layout {config.layout} wants two sources, not {len(config.source)}: A and B.")
+    parts = []
+    for name in config.source:
+        path = absolute(name)
+        listing = _listed(path) if path.exists() else None
+        if listing is None:
+            raise Refused(f"--data.layout {config.layout} wants folders or archives of pictures; {name} is none.")
+        parts.append(listing)
+    source = _of_files(files.joined(parts, ["A", "B"]), config)
+    names = _short_names(config.source)
+    told = [f"A is {names[0]}, B is {names[1]}.", *source.notes[1:]]
+    return replace(
+        source,
+        name="-to-".join(names),
+        address=[*map(str, map(absolute, config.source)), source.address],
+        notes=tuple(told),
+    )
+
+
+# Choices
+
+
+def _chosen_folders(items: Items, config: DataConfig) -> Items:
+    """Only the pictures of some classes: those whose names come first when hashed with the choice's seed."""
+    wanted = config.folders or 0
+    if items.labels is None:
+        raise Refused(f"--data.folders is {wanted}, but the pictures have no classes to choose from.")
+    if wanted > len(items.classes):
+        raise Refused(f"--data.folders is {wanted}, but there are only {len(items.classes)} classes.")
+    ranked = sorted(items.classes, key=lambda name: hashlib.sha256(f"{config.choice_seed}/{name}".encode()).digest())
+    chosen = sorted(items.classes.index(name) for name in ranked[:wanted])
+    places = {old: new for new, old in enumerate(chosen)}
+    kept = [number for number, label in enumerate(items.labels) if label in places]
+    less = subset(items, kept)
+    labels = [places[items.labels[number]] for number in kept]
+    return replace(less, labels=labels, classes=tuple(items.classes[old] for old in chosen))
+
+
+def plain_choice(config: DataConfig) -> dict[str, Any]:
+    """The settings that decide which pictures are used, as plain values."""
+    return {"limit": config.limit, "fraction": config.fraction, "choice_seed": config.choice_seed}

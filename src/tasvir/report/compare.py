@@ -143,7 +143,7 @@ def page_of(stories: list[Story], out: Path) -> str:
         {
             "name": story.name,
             "recipe": story.run.config.recipe,
-            "data": story.run.dataset.get("name", story.run.config.data.source),
+            "data": story.run.dataset.get("name", story.run.data_words),
             "summary": story.recipe.summary,
             "step": f"step {count(story.step)} of {count(story.steps)}",
             "time": duration(story.seconds) + " of training" if story.seconds else "",

@@ -29,7 +29,7 @@ def report(folders: tuple[Path, ...], out: Path) -> str:
     made = panels.make(story, panels.PANELS)
     pictures = [panel for panel in made if panel.group == "pictures"]
     values = {
-        "title": f"{story.run.config.recipe} on {story.run.dataset.get('name', story.run.config.data.source)}",
+        "title": f"{story.run.config.recipe} on {story.run.dataset.get('name', story.run.data_words)}",
         "story": story,
         "facts": facts(story),
         "health": health(story),

@@ -279,9 +279,9 @@ def passports(rows: Iterable[dict[str, Any]]) -> list[tuple[str, list[tuple[str,
 def data(story: Story) -> Content:
     about = story.run.dataset
     counts, pictures = about.get("counts", {}), story.run.pictures
-    rows: list[tuple[str, Any]] = [("name", about.get("name", story.run.config.data.source))]
-    if str(about.get("name")) != story.run.config.data.source:
-        rows.append(("source", story.run.config.data.source))
+    rows: list[tuple[str, Any]] = [("name", about.get("name", story.run.data_words))]
+    if str(about.get("name")) != story.run.data_words:
+        rows.append(("source", story.run.data_words))
     splits = (("train", "training pictures"), ("test", "held out"))
     rows += [(what, count(counts[split])) for split, what in splits if split in counts]
     rows.append(("each", f"{pictures.size}×{pictures.size} px, {'grey' if pictures.channels == 1 else 'colour'}"))

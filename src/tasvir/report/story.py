@@ -155,7 +155,7 @@ class Story:
         except FAILURES as error:
             return error
         if dataset.test.hash != self.run.dataset.get("hash", {}).get("test", dataset.test.hash):
-            return Refused(f"The pictures of {self.run.config.data.source} have changed since the run was trained.")
+            return Refused(f"The pictures of {self.run.data_words} have changed since the run was trained.")
         if not len(dataset.test.images):
             return Refused(f"{dataset.name} has no held-out pictures.")
         return dataset

@@ -55,7 +55,6 @@ def train(run: Run, dataset: "Dataset", model: Model | None = None) -> Literal["
         settings.batch_size,
         seed,
         device,
-        flip=run.config.data.flip,
         channels_last=settings.channels_last,
         rank=processes.rank(),
         processes=processes.count(),
@@ -160,7 +159,7 @@ class Keeper:
         self.health = Health()
         self.events = None
         self.test = dataset.test if len(dataset.test.images) else dataset.train
-        self.held_out = pictures_of(self.test, range(min(16, len(self.test.images))), state.device)
+        self.held_out = pictures_of(dataset, self.test, range(min(16, len(self.test.images))), state.device)
         run.forget_after(state.step)
         run.log({"step": state.step, "began": datetime.now(UTC).isoformat(timespec="seconds"), "on": machine(state)})
 
