@@ -1,15 +1,22 @@
-"""A batch of 64 pictures, mirrored and ready to train on: tasvir's packed set beside torchvision's ImageFolder and
-DataLoader, in turns on the same files. `python bench/data.py [--folder PATH]`."""
+"""Pictures on their way into training, each side in turns with what people use: batches, packing, memory.
+
+`python bench/data.py [batches] [packing] [memory] [--folder PATH]`: all three if none is named. PATH holds a sub-folder
+of pictures for each class; without it, JPEGs of cartoons are made.
+"""
 
 import argparse
 import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -17,41 +24,45 @@ from tasvir.config import DataConfig
 from tasvir.data import load
 from tasvir.data.batches import Batches
 
-PICTURES, SIZE, BATCH, WORKERS = 2_000, 64, 64, 2
+WORKERS = 2
+SETS = {64: (2_000, 64), 256: (600, 16)}
+"""Height and width → pictures made, batch."""
 ROUNDS, BATCHES = 7, 25
+GROWING = 1_000, 10_000, 100_000
 
 
-def make_pictures(folder: Path) -> None:
+def make_pictures(folder: Path, size: int, count: int) -> None:
     """JPEGs of cartoons, in two classes."""
     from tasvir.data.cartoons import cartoon
 
-    for number in range(PICTURES):
+    for number in range(count):
         place = folder / ("even", "odd")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cartoon(number, SIZE)[0]).save(place / f"{number:05d}.jpg", quality=90)
+        Image.fromarray(cartoon(number, size)[0]).save(place / f"{number:05d}.jpg", quality=90)
 
 
-def ours(folder: Path) -> Iterator[torch.Tensor]:
-    batches = Batches(load(DataConfig(source=(str(folder),), size=SIZE)), BATCH, seed=0, device="cpu", flip=True)
+def ours(folder: Path, size: int, batch: int) -> Iterator[torch.Tensor]:
+    dataset = load(DataConfig(source=(str(folder),), size=size, flip=True))
+    batches = Batches(dataset, batch, seed=0, device="cpu")
     step = 0
     while True:
         yield batches[step].image
         step += 1
 
 
-def theirs(folder: Path) -> Iterator[torch.Tensor]:
+def theirs(folder: Path, size: int, batch: int) -> Iterator[torch.Tensor]:
     from torchvision import datasets, transforms
 
     steps = [
-        transforms.Resize(SIZE),
-        transforms.CenterCrop(SIZE),
+        transforms.Resize(size),
+        transforms.CenterCrop(size),
         transforms.RandomHorizontalFlip(),
         transforms.ToTensor(),
         transforms.Normalize([0.5] * 3, [0.5] * 3),
     ]
     pictures = datasets.ImageFolder(str(folder), transforms.Compose(steps))
     loader = torch.utils.data.DataLoader(
-        pictures, BATCH, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
+        pictures, batch, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
     )
     while True:
         for images, _ in loader:
@@ -69,35 +80,114 @@ def milliseconds(work: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
+def table(taken: dict[str, list[float]], unit: str) -> None:
+    """Medians, least and most, and the ratio of the second side to the first."""
+    medians = [statistics.median(values) for values in taken.values()]
+    print(f"{'':28}{unit:>12}{'least':>9}{'most':>9}")
+    for (name, values), median in zip(taken.items(), medians, strict=True):
+        print(f"{name:28}{median:>12.2f}{min(values):>9.2f}{max(values):>9.2f}")
+    print(f"ratio of the medians: {medians[1] / medians[0]:.1f}x\n")
+
+
+def batches(folder: Path, size: int, batch: int) -> None:
+    streams = {
+        "tasvir, packed": ours(folder, size, batch),
+        f"ImageFolder, {WORKERS} workers": theirs(folder, size, batch),
+    }
+    for stream in streams.values():  # start the workers
+        draw(stream, BATCHES)
+    taken: dict[str, list[float]] = {name: [] for name in streams}
+    for _ in range(ROUNDS):
+        for name, stream in streams.items():
+            time.sleep(0.3)  # the workers fill their queue and rest: four batches of a head start for them
+            taken[name].append(milliseconds(partial(draw, stream, BATCHES)) / BATCHES)
+    print(
+        f"{batch} pictures of {size}x{size}, mirrored, ready to train on; {ROUNDS} rounds of {BATCHES} batches in turns"
+    )
+    table(taken, "ms a batch")
+
+
+def plain_loop(folder: Path, size: int, target: Path) -> None:
+    """Every picture opened, cropped, resized and kept, as a script would do it."""
+    kept = []
+    for file in sorted(folder.rglob("*.jpg")):
+        image = Image.open(file).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        kept.append(np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)))
+    np.save(target, np.stack(kept))
+
+
+def packing(folder: Path, size: int, cache: Path) -> None:
+    """Into an empty cache, both sides from files that the system has in memory."""
+
+    def packed() -> None:
+        shutil.rmtree(cache / "packs", ignore_errors=True)
+        load(DataConfig(source=(str(folder),), size=size))
+
+    sides = {"tasvir": packed, "Pillow in one process": partial(plain_loop, folder, size, cache / "plain.npy")}
+    cache.mkdir(exist_ok=True)
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(4):
+        for name, side in sides.items():
+            spent = milliseconds(side) / 1e3
+            if turn:
+                taken[name].append(spent)
+    count = sum(1 for _ in folder.rglob("*.jpg"))
+    with Image.open(next(folder.rglob("*.jpg"))) as first:
+        print(f"{count} JPEGs of {first.width}x{first.height} packed at {size}x{size}, 3 rounds in turns")
+    table(taken, "s")
+
+
+MEASURED = """
+import resource, sys, time
+from tasvir.config import DataConfig
+from tasvir.data import load
+start = time.perf_counter()
+load(DataConfig(source=(sys.argv[1],), size=32))
+own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(time.perf_counter() - start, own, children)
+"""
+
+
+def memory(folder: Path) -> None:
+    """Packing sets of 1,000 to 100,000 small JPEGs: peak memory of the process and of its largest worker."""
+    print(f"{'pictures':>10}{'seconds':>10}{'peak MiB':>10}{'worker MiB':>12}")
+    images = np.random.default_rng(0)
+    done = 0
+    for count in GROWING:
+        for number in range(done, count):
+            place = folder / f"{number // 1000:03d}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.integers(0, 256, (32, 32, 3), np.uint8)).save(place / f"{number:06d}.jpg")
+        done = count
+        script = [sys.executable, "-c", MEASURED, str(folder)]
+        said = subprocess.run(script, check=True, capture_output=True, text=True, env=os.environ).stdout.split()
+        print(f"{count:>10,}{float(said[0]):>10.1f}{float(said[1]):>10.0f}{float(said[2]):>12.0f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="*", help="batches, packing, memory")
     parser.add_argument("--folder", type=Path, help="a folder with one sub-folder of pictures for each class")
-    folder = parser.parse_args().folder
+    asked = parser.parse_args()
+    what = asked.what or ["batches", "packing", "memory"]
     torch.set_num_threads(1)  # as in the loader's workers; also keeps the figures steady on a shared machine
+    print(f"{os.cpu_count()} cores, 1 thread each, torch {torch.__version__}\n")
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["TASVIR_CACHE"] = str(Path(temporary) / "cache")
-        if folder is None:
-            folder = Path(temporary) / "pictures"
-            make_pictures(folder)
-        packing = milliseconds(lambda: load(DataConfig(source=(str(folder),), size=SIZE)))
-        opening = milliseconds(lambda: load(DataConfig(source=(str(folder),), size=SIZE)))
-        streams = {"tasvir, packed": ours(folder), f"ImageFolder, {WORKERS} workers": theirs(folder)}
-        for stream in streams.values():  # start the workers
-            draw(stream, BATCHES)
-        taken: dict[str, list[float]] = {name: [] for name in streams}
-        for _ in range(ROUNDS):
-            for name, stream in streams.items():
-                time.sleep(0.3)  # the workers fill their queue and rest: four batches of a head start for them
-                taken[name].append(milliseconds(partial(draw, stream, BATCHES)) / BATCHES)
-        medians = {name: statistics.median(values) for name, values in taken.items()}
-        turns = f"{ROUNDS} rounds of {BATCHES} batches in turns"
-        print(f"{BATCH} pictures of {SIZE}x{SIZE}, {turns}, {os.cpu_count()} cores, 1 thread each")
-        print(f"packing once {packing:.0f} ms, opening again {opening:.1f} ms\n")
-        print(f"{'':28}{'ms a batch':>12}{'least':>9}{'most':>9}")
-        for name, values in taken.items():
-            print(f"{name:28}{medians[name]:>12.2f}{min(values):>9.2f}{max(values):>9.2f}")
-        mine, other = medians.values()
-        print(f"\nratio of the medians: {other / mine:.0f}x")
+        folders = {size: asked.folder or Path(temporary) / f"pictures-{size}" for size in SETS}
+        for size, (count, batch) in SETS.items():
+            if asked.folder is None and set(what) & {"batches", "packing"}:
+                make_pictures(folders[size], size, count)
+            if "batches" in what:
+                batches(folders[size], size, batch)
+        if "packing" in what:
+            packing(folders[64], 64, Path(temporary) / "cache")
+            packing(folders[256], 128, Path(temporary) / "cache")
+        if "memory" in what:
+            memory(Path(temporary) / "growing")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_every_layout_is_recognized(tmp_path, kind, stored, shown, form):
     path = npy(tmp_path, stored) if kind == "npy" else npz(tmp_path, kind == "packed npz", images=stored)
     found = read(path)
     assert found.count == 20 and found.labels is None and found.classes == () and found.splits is None
-    assert any(f"20 pictures of 9x7 (height x width), uint8 {form}" in note for note in found.notes)
+    assert any("20 pictures of 9x7 (height x width), uint8 [N" in note and form in note for note in found.notes)
     np.testing.assert_array_equal(rows(found), shown)
     assert len({found.content(number) for number in range(20)}) == 20
     assert found.content(3) == np.ascontiguousarray(stored[3]).tobytes()
@@ -447,7 +447,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(tmp_path, mo
 def test_plain_files_are_mapped_not_loaded(tmp_path):
     """A sparse file far larger than memory."""
     path = npy(tmp_path, COLOR)
-    count = 10**11
+    count = 2 * 10**9
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, 9, 7)})
         start = file.tell()

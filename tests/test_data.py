@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tasvir.config import DataConfig, Refused
-from tasvir.data import DATASETS, load, packing, sources, splitting
+from tasvir.data import DATASETS, decoding, load, packing, sources, splitting
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -319,6 +319,63 @@ def test_the_second_load_decodes_nothing_and_a_change_packs_anew(tmp_path, monke
     assert third.description["hash"]["train"] == third.train.hash
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "pairs"])
+def test_a_pack_is_updated_without_decoding_again_what_is_the_same(tmp_path, monkeypatch, cache, kind):
+    root = tmp_path / "set"
+    folders = ("A", "B") if kind == "pairs" else ("",)
+    for place, inside in enumerate(folders):
+        folder(root / inside, 40, first=1000 * place)
+        if place:
+            for number in range(40):
+                (root / inside / f"{1000 + number}.png").rename(root / inside / f"{number:03d}.png")
+
+    def again(**settings):
+        return data(zipped(root, tmp_path / "set.zip") if kind == "zip" else root, **settings)
+
+    first = split_of(again())
+    for inside in folders:
+        write(root / inside / "new.png", noise(77))
+        write(root / inside / "003.png", noise(78))
+        (root / inside / "005.png").unlink()
+    decode, kept = sources.decode, {(root / inside / name).read_bytes() for name in ("new.png", "003.png")}
+
+    def only_new(content, frame):
+        if content not in kept:
+            raise decoding.Unreadable("decoded again")
+        return decode(content, frame)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "decode", only_new)
+        dataset = again()
+    assert not dataset.skipped and len(dataset.train) + len(dataset.test) == 40
+    packs = [path for path in (cache / "packs").iterdir() if path.is_dir()]
+    assert len(packs) == 1, "the new pack takes the place of the old one"
+    after = split_of(dataset)
+    assert all(after[picture] == split for picture, split in first.items() if picture in after)
+    monkeypatch.setenv("TASVIR_CACHE", str(tmp_path / "other"))
+    afresh = again()
+    assert (afresh.train.hash, afresh.test.hash) == (dataset.train.hash, dataset.test.hash)
+
+
+def test_how_large_the_pack_will_be_is_said_first(tmp_path, capsys):
+    data(folder(tmp_path / "set", 30), size=200)
+    assert "Packing 30 pictures at 200×200: 4 MB" in capsys.readouterr().err
+    data(tmp_path / "set", size=200)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_what_is_not_square_is_fitted_as_asked(tmp_path, fit):
+    for number in range(20):
+        write(tmp_path / "set" / f"{number}.png", np.full((8, 24, 3), number, np.uint8))
+    dataset = data(tmp_path / "set", fit=fit, background="#ff0000")
+    image = dataset.train.images[0]
+    red = (image == (255, 0, 0)).all(-1)
+    assert red.any(axis=1).sum() == (16 if fit == "pad" else 0)
+    words = {"crop": "centre crop", "pad": "on a #ff0000 square", "squash": "squashed"}
+    assert words[fit] in dataset.description["resize"]
+
+
 def test_the_hash_is_that_of_pixels_and_labels(tmp_path):
     folder(tmp_path / "set" / "a", 10)
     folder(tmp_path / "set" / "b", 10, first=10)
@@ -369,7 +426,7 @@ def wait_for(condition, seconds: float = 20):
 
 def test_a_kill_halfway_leaves_no_pack_and_no_workers(tmp_path, cache):
     root = folder(tmp_path / "set")
-    killed = process(root, 0.3)
+    killed = process(root, 1.0)
     packs = cache / "packs"
     wait_for(lambda: list(packs.glob(".set-*.tmp/test.images.npy")))
     children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children")

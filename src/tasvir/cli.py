@@ -12,6 +12,7 @@ from tasvir.config import Refused, nearest, validate
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("Recipes", "what there is, what each can do, and what it was measured to reach"),
+    "data": ("Data", "check PICTURES before training; cache lists and clears what was packed"),
     "train": ("Train", "train a recipe on a folder, zip or named set of pictures"),
     "resume": ("Resume", "go on with a run, exactly; --train.steps extends it"),
     "sample": ("Sample", "draw new pictures"),

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tasvir.cli import parse
-from tasvir.config import Count, CountOrZero, DataConfig, Refused, RunConfig, Seed, TrainConfig
+from tasvir.config import Count, CountOrZero, DataConfig, Refused, RunConfig, Seed, TrainConfig, nearest
 
 if TYPE_CHECKING:
     from tasvir.core import Model
     from tasvir.data import Dataset
     from tasvir.runs import Run
 
+Pictures = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH|NAME")]
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Folders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN …]")]
 Source = Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PICTURES")]
@@ -90,10 +91,9 @@ class Train:
         dataset = load(data, lambda native: _fitting_size(kind, native))
         if processes.is_writer():
             processes.wait()
-        if not kind.accepts(dataset.pictures.size):
-            raise Refused(
-                f"{self.recipe} takes pictures of {kind.sizes}, not {dataset.pictures.size} px: set --data.size."
-            )
+        lacks = kind.lacks(dataset.pictures)
+        if lacks is not None:
+            raise Refused(f"{self.recipe} {lacks}.")
         config = RunConfig(self.recipe, self.seed, data, self.train, self.model)
         run = Run(out, config, dataset.pictures, dataset.description)
         model = _built(run)
@@ -164,6 +164,8 @@ def _free_folder(name: str) -> Path:
 
 def _training_sentence(run: "Run", dataset: "Dataset") -> str:
     shape = f"{dataset.pictures.size}×{dataset.pictures.size} {'grey' if dataset.pictures.channels == 1 else 'colour'}"
+    if dataset.pictures.source is not None:
+        shape += f", with {'' if dataset.pictures.matched else 'unmatched '}sources"
     return (
         f"Training {run.config.recipe} on {dataset.name} ({len(dataset.train.images)} pictures, {shape}; "
         f"{len(dataset.test.images)} held out) for {run.config.train.steps} steps in {run.folder}."
@@ -489,3 +491,103 @@ def _several(folders: tuple[Path, ...], least: int, command: str) -> tuple[Path,
     if len(folders) < least:
         raise Refused(f"`tasvir {command}` wants at least {least} run folder{'s' if least > 1 else ''}.")
     return folders
+
+
+class Data:
+    """`tasvir data` is two commands: check and cache."""
+
+    @staticmethod
+    def from_words(words: list[str]) -> "Check | Cache":
+        """The second word is the command."""
+        kinds = {"check": Check, "cache": Cache}
+        if not words or words[0] in ("-h", "--help"):
+            print("usage: tasvir data check PATH|NAME [--data.* …] [--out FILE] [--json]")
+            print("       tasvir data cache [--clear NAME|all] [--json]")
+            print("\ncheck  what is in there, what is wrong with it, which recipes suit it; a contact sheet")
+            print("cache  what tasvir keeps to be fast, and clearing it")
+            raise SystemExit(0)
+        if words[0] not in kinds:
+            raise Refused(
+                f"There is no command 'data {words[0]}'.{nearest(words[0], kinds)}\n`tasvir data --help` lists all."
+            )
+        return parse(kinds[words[0]], words[1:], f"tasvir data {words[0]}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Look at all pictures: what is in there, what is wrong with it, and which recipes suit it."""
+
+    pictures: Pictures
+    data: DataConfig = DataConfig(source=())
+    out: Path | None = None
+    """The contact sheet, .png or .jpg; left out, NAME-check.png."""
+    json: bool = False
+    """Tell it to programs."""
+
+    def __call__(self) -> int:
+        from tasvir.data import check, contact
+        from tasvir.data.sources import find
+
+        config = replace(self.data, source=self.pictures or self.data.source)
+        if not config.source:
+            raise Refused("`tasvir data check` wants pictures: the path of a folder or archive, or a set by name.")
+        source = find(config)
+        out = self.out or Path(f"{source.name}-check.png")
+        if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise Refused(f"--out {out} must end in .png or .jpg.")
+        findings = check.check(source)
+        suits = check.suiting(source, findings, config)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            contact.contact_sheet(source, findings).save(out)
+        except OSError as error:
+            raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
+        if self.json:
+            print(json.dumps({**check.plain(findings, suits), "contact_sheet": str(out)}, indent=1, ensure_ascii=False))
+        else:
+            print(check.told(findings, suits))
+            print(f"Contact sheet: {out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What is kept in the cache folder (TASVIR_CACHE), largest first; all of it can be made again."""
+
+    clear: tuple[str, ...] = ()
+    """Remove what is called so, or begins so; `all` removes everything."""
+    json: bool = False
+    """Tell it to programs."""
+
+    def __call__(self) -> None:
+        from tasvir.data import cache
+
+        if self.clear:
+            wanted = cache.chosen(self.clear)
+            gone = cache.clear(wanted)
+            kept = len(wanted) - len(gone)
+            busy = f" {kept} stay: they are being made by another process." if kept else ""
+            print(f"Removed {len(gone)}, {sum(entry.bytes for entry in gone) / 1e6:,.0f} MB.{busy}")
+            return
+        found = cache.entries()
+        if self.json:
+            plain = [
+                {
+                    "name": e.name,
+                    "kind": e.kind,
+                    "bytes": e.bytes,
+                    "changed": e.changed.isoformat(timespec="seconds"),
+                    "about": e.about,
+                    "path": str(e.path),
+                }
+                for e in found
+            ]
+            print(json.dumps(plain, indent=1, ensure_ascii=False))
+            return
+        for entry in found:
+            told = (
+                f"{entry.bytes / 1e6:>9,.1f} MB  {entry.changed:%Y-%m-%d}  {entry.kind:<16} {entry.name}  {entry.about}"
+            )
+            print(told.rstrip())
+        total = f"{sum(entry.bytes for entry in found) / 1e6:>9,.1f} MB in {cache.cache_folder()}"
+        print(f"{total}; `tasvir data cache --clear NAME` or `--clear all` removes it.")

@@ -55,11 +55,24 @@ class Model(nn.Module):
 
     sizes = "any size"
     """In words, the picture sizes that `accepts` says yes to."""
+    needs: tuple[str, ...] = ()
+    """What must stand beside every picture to train it: `labels`, `source`."""
 
     @staticmethod
     def accepts(size: int) -> bool:
         """Whether the model can be built for pictures of this height and width."""
         return size >= 4
+
+    @classmethod
+    def lacks(cls, pictures: Pictures) -> str | None:
+        """Why the model cannot be trained on such pictures, as a sentence; None if it can."""
+        if not cls.accepts(pictures.size):
+            return f"takes pictures of {cls.sizes}, not {pictures.size} px: set --data.size"
+        if "labels" in cls.needs and not pictures.classes:
+            return "needs classes, and these pictures have none: put each class into a folder of its own"
+        if "source" in cls.needs and pictures.source is None:
+            return "needs pairs, and these are single pictures: --data.derive makes pairs of them"
+        return None
 
     def __init__(self, config: Any, pictures: Pictures):
         super().__init__()

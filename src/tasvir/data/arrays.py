@@ -419,7 +419,7 @@ def _range(path: Path, arrays: list[np.ndarray]) -> tuple[Callable[[np.ndarray],
     low, high = _extremes(arrays)
     if not low <= high:
         raise Refused(f"{path} holds no finite values.\nSave the pictures again, as numbers from 0 to 255.")
-    span = f"{low:.4g} to {high:.4g}"
+    span = f"{low:.6g} to {high:.6g}"
     if kind != "f":
         if low >= 0 and high <= 1 and high > 0:
             return _from_unit, ["The values are 0 and 1 only: black and white."]

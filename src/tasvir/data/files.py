@@ -29,8 +29,8 @@ ENDINGS = frozenset(("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", 
 T = TypeVar("T")
 
 BLOCK = 1 << 20
-MOST_SHRUNK = 200
-"""Times that a tar of pictures may grow when it is unpacked; pictures hardly shrink."""
+MOST_SHRUNK, LEAST_BOMB = 200, 1 << 30
+"""Times that a tar of pictures may grow when it is unpacked, from so many bytes on; pictures hardly shrink."""
 
 
 @dataclass
@@ -122,8 +122,8 @@ def folder(path: Path) -> Files:
 
     def load(name: str) -> bytes:
         try:
-            with open(root / name, "rb") as file:
-                return file.read(LARGEST_FILE + 1)
+            with open(f"{root}/{name}", "rb", buffering=0) as file:
+                return file.read(min(os.fstat(file.fileno()).st_size, LARGEST_FILE) + 1)  # so much is allocated
         except (OSError, ValueError) as error:
             raise Unreadable(getattr(error, "strerror", None) or "cannot be opened") from None
 
@@ -230,7 +230,7 @@ def _decompressed(path: Path, unpack: Callable[..., Any]) -> Path:
         try:
             with unpack(path) as packed, os.fdopen(number, "wb") as plain:
                 while block := packed.read(16 * BLOCK):
-                    if plain.tell() > max(1 << 30, MOST_SHRUNK * about.st_size):
+                    if plain.tell() > max(LEAST_BOMB, MOST_SHRUNK * about.st_size):
                         raise Refused(f"{path} unpacks to over {MOST_SHRUNK} times its size: a decompression bomb.")
                     if shutil.disk_usage(where).free < 64 * BLOCK + len(block):
                         raise Refused(

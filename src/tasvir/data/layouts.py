@@ -21,7 +21,6 @@ PAIR_FOLDERS = (
     ("lr", "hr"),
     ("low", "high"),
     ("left", "right"),
-    ("x", "y"),
     ("grey", "color"),
     ("gray", "color"),
     ("edges", "photos"),

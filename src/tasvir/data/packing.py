@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
@@ -21,7 +22,7 @@ from tasvir.config import DataConfig, Pictures, Refused
 from tasvir.data.decoding import Decoded, Frame, Unreadable, described, parse_color, with_channels
 from tasvir.data.items import Items, Source, cache_folder
 from tasvir.data.splitting import SPLITS, Plan, plan
-from tasvir.data.workers import Workers, chunked, workers
+from tasvir.data.workers import Workers, workers
 
 FORMAT = 2
 """Version of what a pack holds and of how pictures are decoded: raising it packs every set anew."""
@@ -288,11 +289,12 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
         planned = plan(items, order.limit, order.fraction, order.choice_seed, crew, known)
         seen = _Seen(dict(planned.bad))
         for split in reversed(SPLITS):
-            with _Writer(folder, split, size, channels, source_channels) as writer:
-                while True:
-                    _decode_into(writer, planned.numbers[split], order, items, crew, seen, split)
-                    if len(writer) or split == "train" or not planned.lend():
-                        break
+            writer = _Writer(folder, split, size, channels, source_channels)
+            while True:
+                _decode_into(writer, planned.numbers[split], order, items, crew, seen, split)
+                if len(writer) or split == "train" or not planned.lend():
+                    break
+            writer.finish()
             if items.labels is not None:
                 np.save(folder / f"{split}.labels.npy", np.array([items.labels[n] for n in writer.numbers], np.int64))
             counts[split] = len(writer)
@@ -425,53 +427,74 @@ def _decode_into(
     seen: _Seen,
     split: str,
 ) -> None:
-    """Append the readable ones among `numbers`, up to the limit."""
+    """Append the readable ones among `numbers`, up to the limit; every worker writes what it decoded."""
     size, limit = order.frame.size, order.limit
-    wanted = len(numbers) if limit is None else min(limit, len(numbers))
-    chunks = chunked(numbers, max(1, min(64, CHUNK_BYTES // (size * size * 3))))
-    decode = partial(_decode_chunk, frame=order.frame, channels=writer.channels, source_channels=writer.source_channels)
-    for done in crew.map(decode, chunks, wanted, f"packing {split} pictures"):
-        seen.bad.update(done.bad)
-        take = len(done.numbers) if limit is None else min(len(done.numbers), limit - len(writer))
-        writer.append(done, take)
-        seen.small += sum(side < size for side in done.sides[:take])
-        seen.grey = seen.grey and _is_grey(done.images[:take])
-        seen.grey_sources = seen.grey_sources and (done.sources is None or _is_grey(done.sources[:take]))
-        if limit is not None and len(writer) >= limit:
-            return
+    length = max(1, min(64, CHUNK_BYTES // (size * size * 3)))
+    decode = partial(_decode_chunk, frame=order.frame, images=writer.images, sources=writer.sources)
+    left = numbers
+    while left and (limit is None or len(writer) < limit):
+        taken = left if limit is None else left[: limit - len(writer)]
+        left = left[len(taken) :]
+        first = len(writer)
+        chunks = [_Chunk(first + place, taken[place : place + length]) for place in range(0, len(taken), length)]
+        for done in crew.map(decode, chunks, len(taken), f"packing {split} pictures"):
+            seen.bad.update(done.bad)
+            writer.keep(done)
+            seen.small += sum(side < size for side in done.sides)
+            seen.grey = seen.grey and done.grey
+            seen.grey_sources = seen.grey_sources and done.grey_sources
 
 
 def _is_grey(images: np.ndarray) -> bool:
     return bool((images == images[..., :1]).all())
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Chunk:
-    images: np.ndarray  # [n,size,size,channels] uint8
-    sources: np.ndarray | None
+    """Some pictures, and the row at which the first of them belongs."""
+
+    row: int
+    numbers: list[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What became of a chunk: the readable ones are in their rows, one after the other."""
+
+    row: int
     numbers: list[int]
     sides: list[int]
     bad: dict[int, str]
+    grey: bool
+    grey_sources: bool
 
 
-def _decode_chunk(items: Items, numbers: list[int], frame: Frame, channels: int, source_channels: int) -> _Chunk:
-    images = np.empty((len(numbers), frame.size, frame.size, channels), np.uint8)
-    sources = np.empty((*images.shape[:3], source_channels), np.uint8) if source_channels else None
+def _decode_chunk(items: Items, chunk: _Chunk, frame: Frame, images: "_Rows", sources: "_Rows | None") -> _Done:
+    pixels = np.empty((len(chunk), *images.shape), np.uint8)
+    beside = np.empty((len(chunk), *sources.shape), np.uint8) if sources else None
     kept: list[int] = []
     sides: list[int] = []
     bad: dict[int, str] = {}
-    for number in numbers:
+    for number in chunk.numbers:
         try:
             made = items.picture(number, frame)
         except Unreadable as error:
             bad[number] = str(error)
             continue
-        images[len(kept)] = with_channels(made.image, channels)
-        if sources is not None and made.source is not None:
-            sources[len(kept)] = with_channels(made.source, source_channels)
+        pixels[len(kept)] = with_channels(made.image, images.shape[-1])
+        if beside is not None and sources is not None and made.source is not None:
+            beside[len(kept)] = with_channels(made.source, sources.shape[-1])
         kept.append(number)
         sides.append(made.side)
-    return _Chunk(images[: len(kept)], None if sources is None else sources[: len(kept)], kept, sides, bad)
+    pixels = pixels[: len(kept)]
+    images.write(chunk.row, pixels)
+    if beside is not None and sources is not None:
+        beside = beside[: len(kept)]
+        sources.write(chunk.row, beside)
+    return _Done(chunk.row, kept, sides, bad, _is_grey(pixels), beside is None or _is_grey(beside))
 
 
 def _index(items: Items, planned: Plan, writer: "_Writer", split: int) -> np.ndarray:
@@ -491,7 +514,6 @@ class _Writer:
     """The growing arrays of a split."""
 
     def __init__(self, folder: Path, split: str, size: int, channels: int, source_channels: int):
-        self.channels, self.source_channels = channels, source_channels
         self.numbers: list[int] = []
         self.sides: list[int] = []
         self.images = _Rows(folder / f"{split}.images.npy", (size, size, channels))
@@ -502,72 +524,78 @@ class _Writer:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def append(self, done: _Chunk, take: int) -> None:
-        """The first `take` pictures of a chunk."""
-        self.images.append(done.images[:take])
-        if self.sources is not None and done.sources is not None:
-            self.sources.append(done.sources[:take])
-        self.numbers += done.numbers[:take]
-        self.sides += done.sides[:take]
+    def keep(self, done: _Done) -> None:
+        """Take up the rows of a chunk; unreadable pictures before it have left a gap."""
+        for rows in (self.images, self.sources):
+            if rows is not None and done.row != len(self):
+                rows.write(len(self), rows.read(done.row, len(done.numbers)))
+        self.numbers += done.numbers
+        self.sides += done.sides
 
-    def __enter__(self) -> Self:
-        self.images.__enter__()
-        if self.sources is not None:
-            self.sources.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.images.__exit__(*error)
-        if self.sources is not None:
-            self.sources.__exit__(*error)
+    def finish(self) -> None:
+        for rows in (self.images, self.sources):
+            if rows is not None:
+                rows.finish(len(self))
 
 
 class _Rows:
-    """A .npy file of uint8 rows whose number is known only at the end."""
+    """A .npy file of uint8 rows [N, *shape] that several processes fill, and whose number is known only at the end."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]):
-        self.path, self.shape, self.count = path, shape, 0
+        self.path, self.shape = path, shape
+        self.length = math.prod(shape)
+        with path.open("wb") as file:
+            self._write_header(file, 0)
+            self.start = file.tell()
 
-    def __enter__(self) -> Self:
-        self.file = self.path.open("wb")
-        self._write_header()
-        self.start = self.file.tell()
-        return self
+    def write(self, row: int, rows: np.ndarray) -> None:
+        with self.path.open("r+b", buffering=0) as file:
+            file.seek(self.start + row * self.length)
+            left = memoryview(np.ascontiguousarray(rows).reshape(-1))  # type: ignore[arg-type]
+            while len(left):
+                left = left[file.write(left) :]
 
-    def append(self, rows: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(rows).data)
-        self.count += len(rows)
+    def read(self, row: int, count: int) -> np.ndarray:
+        return np.fromfile(self.path, np.uint8, count * self.length, offset=self.start + row * self.length)
 
-    def __exit__(self, kind: object = None, *_: object) -> None:
-        with self.file:
-            if kind is None:
-                self.file.seek(0)
-                self._write_header()  # NumPy leaves room for the first dimension to grow
-                assert self.file.tell() == self.start
-                self.file.flush()
-                os.fsync(self.file.fileno())
+    def finish(self, count: int) -> None:
+        """Say how many rows there are, and drop what lies behind them."""
+        with self.path.open("r+b") as file:
+            self._write_header(file, count)  # NumPy leaves room for the first dimension to grow
+            assert file.tell() == self.start
+            file.truncate(self.start + count * self.length)
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _write_header(self) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+    def _write_header(self, file: IO[bytes], count: int) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.shape)}
+        np.lib.format.write_array_header_1_0(file, header)
 
 
-def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:
-    rows = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), rows):
-        yield images[start : start + rows]
+def _blocks(path: Path) -> Iterator[np.ndarray]:
+    """The rows of a .npy file, some at a time; read and not mapped, so that they do not stay in memory."""
+    images = np.load(path, mmap_mode="r")
+    shape, offset = images.shape, images.offset
+    del images
+    rows, length = max(1, CHUNK_BYTES // max(1, math.prod(shape[1:]))), math.prod(shape[1:])
+    with path.open("rb") as file:
+        file.seek(offset)
+        for start in range(0, shape[0], rows):
+            count = min(rows, shape[0] - start)
+            yield np.fromfile(file, np.uint8, count * length).reshape(count, *shape[1:])
 
 
 def _made_grey(folder: Path, what: str) -> int:
     """Keep one channel of the three equal ones; returns 1."""
     for split in SPLITS:
         path = folder / f"{split}.{what}.npy"
-        images = np.load(path, mmap_mode="r")
+        height, width = np.load(path, mmap_mode="r").shape[1:3]
         other = path.with_suffix(".grey")
-        with _Rows(other, (*images.shape[1:3], 1)) as rows:
-            for block in _blocks(images):
-                rows.append(block[..., :1])
-        del images
+        rows, count = _Rows(other, (height, width, 1)), 0
+        for block in _blocks(path):
+            rows.write(count, block[..., :1])
+            count += len(block)
+        rows.finish(count)
         other.replace(path)
     return 1
 
@@ -575,11 +603,11 @@ def _made_grey(folder: Path, what: str) -> int:
 def _hash_of(folder: Path, split: str) -> str:
     """sha256 of the bytes of the pixels [N,H,W,C], then of the labels (int64, little-endian), then of the sources."""
     digest = hashlib.sha256()
-    for block in _blocks(np.load(folder / f"{split}.images.npy", mmap_mode="r")):
-        digest.update(np.ascontiguousarray(block).data)
+    for block in _blocks(folder / f"{split}.images.npy"):
+        digest.update(block.data)
     if (folder / f"{split}.labels.npy").exists():
         digest.update(np.load(folder / f"{split}.labels.npy").astype("<i8").tobytes())
     if (folder / f"{split}.sources.npy").exists():
-        for block in _blocks(np.load(folder / f"{split}.sources.npy", mmap_mode="r")):
-            digest.update(np.ascontiguousarray(block).data)
+        for block in _blocks(folder / f"{split}.sources.npy"):
+            digest.update(block.data)
     return digest.hexdigest()

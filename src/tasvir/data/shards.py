@@ -286,7 +286,6 @@ def samples(shard: Shard, problem: Callable[[str, str], None]) -> Generator[Samp
                     yield from _sample(shard, group)
                 group, current = {}, key
             group.setdefault(ending, (name, data))
-        yield from _sample(shard, group)
     except (_Broken, EOFError, gzip.BadGzipFile, OSError, ValueError) as error:
         problem(shard.name, f"{error}: what comes before is used")
     except Exception as error:
@@ -295,6 +294,7 @@ def samples(shard: Shard, problem: Callable[[str, str], None]) -> Generator[Samp
         problem(shard.name, f"{error}: what comes before is used")
     finally:
         reader.close()
+    yield from _sample(shard, group)
 
 
 def _sample(shard: Shard, group: Mapping[str, tuple[str, bytes]]) -> Iterator[Sample]:
@@ -364,6 +364,7 @@ def _members(file: Any, wanted: Callable[[str, int], bool]) -> Iterator[tuple[st
             yield name, _content(file, size, name)
         elif entry.isreg() or entry.type not in tarfile.SUPPORTED_TYPES or entry.type == tarfile.XGLTYPE:
             _pass_over(file, size, name)
+    raise _Broken("the shard has no end, and was perhaps cut off")
 
 
 def _content(file: Any, size: int, name: str) -> bytes:

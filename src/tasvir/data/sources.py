@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasvir.config import DataConfig, Refused, nearest
-from tasvir.data import arrays, files, tables
+from tasvir.data import arrays, files, shards, tables
 from tasvir.data.decoding import Decoded, Frame, Unreadable, decode, decode_halves, fit, opened, parse_color
 from tasvir.data.files import ENDINGS, Files
 from tasvir.data.items import Items, Source, absolute, cache_folder, changed, subset
@@ -19,6 +19,8 @@ from tasvir.data.named import DATASETS
 
 __all__ = ["DATASETS", "ENDINGS", "Items", "Source", "absolute", "cache_folder", "find"]
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+PARTS = "set in numbered archives"
 SEAM_LOOKS = 12
 """Pictures that are looked at to tell whether each is a pair side by side."""
 SEAM = 3.0
@@ -70,6 +72,9 @@ def _one(name: str, config: DataConfig) -> Source:
             note = f"The set called {name} is used, not what lies at that path: write ./{name} for that."
             source = replace(source, notes=(*source.notes, note))
         return source
+    if "{" in name and not path.exists():
+        paths = [absolute(part) for part in shards.expand(name)]
+        return _of_files(_all_of(paths, path.parent), config)
     if path.is_dir() or path.is_file():
         if tables.recognized(path):
             return _table(path, config)
@@ -84,18 +89,38 @@ def _one(name: str, config: DataConfig) -> Source:
 def _listed(path: Path) -> Files | None:
     """The picture files in a folder or archive; None for an array file. Raises `Refused` for what is neither."""
     if path.is_dir():
-        return files.folder(path)
+        found = files.folder(path)
+        return found if found.names else _archives(found) or found
     if _is_array(path):
         return None
-    found = files.archive(path)
-    if found is None:
+    archive = files.archive(path)
+    if archive is None:
         what = (
             "is one picture"
             if path.suffix.lower().lstrip(".") in ENDINGS
             else "is neither a folder, an archive nor an array file"
         )
         raise Refused(f"{path} {what}.\nGive a folder, a zip or tar of pictures, an .npy, .npz, IDX or parquet file.")
-    return found
+    return archive
+
+
+def _archives(listing: Files) -> Files | None:
+    """What is in the archives of a folder, if it holds such and no pictures."""
+    packed = [name for name in listing.others if name.lower().endswith(ARCHIVES)]
+    return _all_of([listing.root / name for name in packed], listing.root) if packed else None
+
+
+def _all_of(paths: Sequence[Path], root: Path) -> Files:
+    """Several archives as one set: numbered parts of it, or else a folder each."""
+    parts = [found for path in paths if (found := files.archive(path)) is not None]
+    stems = [path.name.split(".")[0] for path in paths]
+    numbered = len({re.sub(r"\d+", "", stem) for stem in stems}) == 1 and len(stems) > 1
+    unique = len(set(stems)) == len(stems)
+    found = files.joined(
+        parts, stems if unique else [path.relative_to(root).as_posix().replace("/", "_") for path in paths]
+    )
+    kind = PARTS if numbered else "folder of archives"
+    return replace(found, root=root, kind=kind)
 
 
 # Picture files
@@ -109,8 +134,9 @@ def _of_files(listing: Files, config: DataConfig) -> Source:
         raise Refused(
             f"There are no pictures in {listing.root}: {what} was found.\nPictures end in {', '.join(sorted(ENDINGS))}."
         )
+    inside = [name.split("/", 1)[1] for name in names] if listing.kind == PARTS else names
     found = _labels_in_files(listing, config) or arrange(
-        names, config.layout, config.direction, lambda positions: _seam(listing, positions)
+        inside, config.layout, config.direction, lambda positions: _seam(listing, positions)
     )
     notes = [*listing.notes, *found.notes]
     if others:
@@ -184,24 +210,32 @@ def _labels_in_files(listing: Files, config: DataConfig) -> Arrangement | None:
         if place is not None:
             inside = len(place) - len("dataset.json")
             labels, classes, note = dataset_json(listing.content(place), [name[inside:] for name in listing.names])
-            return _with_labels("dataset-json", labels, classes, [note], "dataset.json does not name it")
+            return _with_labels(
+                "dataset-json", len(listing.names), labels, classes, [note], "dataset.json does not name it"
+            )
         if config.layout == "dataset-json":
             raise Refused(f"--data.layout is dataset-json, but there is no dataset.json in {listing.root}.")
-    if config.layout == "shards" or (config.layout == "auto" and listing.kind in ("tar", "collection")):
-        found = None
+    if config.layout == "shards" or (config.layout == "auto" and listing.kind in ("tar", PARTS)):
+        found = shards.labels(listing.names, listing.others, listing.content)
         if found is not None:
             labels, classes, note = found
-            return _with_labels("shards", labels, classes, [note], "no class stands beside it")
+            return _with_labels("shards", len(listing.names), labels, classes, [note], "no class stands beside it")
         if config.layout == "shards":
             raise Refused(f"--data.layout is shards, but no picture in {listing.root} has a .cls or .json beside it.")
     return None
 
 
 def _with_labels(
-    layout: str, labels: Sequence[int | None] | None, classes: tuple[str, ...], notes: list[str], missing: str
+    layout: str,
+    count: int,
+    labels: Sequence[int | None] | None,
+    classes: tuple[str, ...],
+    notes: list[str],
+    missing: str,
 ) -> Arrangement:
+    """All `count` files with their labels; those without one are left out because of what is `missing`."""
     if labels is None:
-        return Arrangement(layout, [], notes=notes)
+        return Arrangement(layout, list(range(count)), notes=notes)
     kept = [position for position, label in enumerate(labels) if label is not None]
     lost = [(position, missing) for position, label in enumerate(labels) if label is None]
     return Arrangement(layout, kept, labels=[labels[k] for k in kept], classes=classes, notes=notes, left_out=lost)  # type: ignore[misc]
@@ -276,7 +310,7 @@ def _array(path: Path, config: DataConfig) -> Source:
     note = f"{path.name}: an array file with {found.count} pictures of {width}x{height}."
     return Source(
         name=path.stem.split(".")[0],
-        address=["array", str(path), config.background],
+        address=["array", str(path), config.background, config.layout],
         fingerprint=[about.st_size, about.st_mtime_ns],
         size=size,
         read=read,
@@ -304,7 +338,7 @@ def _table(path: Path, config: DataConfig) -> Source:
 
     return Source(
         name=found.name,
-        address=["table", str(path), config.labels],
+        address=["table", str(path), config.labels, config.layout],
         fingerprint=found.fingerprint,
         size=None,
         read=read,

@@ -1,12 +1,13 @@
 """Work on pictures spread over all cores, results in order, with a progress bar on a terminal."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from tasvir.config import Refused
 from tasvir.data.items import Items
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Sized)
 
 _SHARED: dict[int, Items] = {}  # forked workers inherit it: nothing has to be sent
 
@@ -26,10 +28,8 @@ class Workers:
     def __init__(self, executor: Executor, key: int, count: int):
         self.executor, self.key, self.count = executor, key, count
 
-    def map(
-        self, function: Callable[[Items, list[int]], T], chunks: list[list[int]], total: int, what: str
-    ) -> Iterator[T]:
-        """`function(items, numbers)` for each chunk, in order, a few ahead of what was asked for."""
+    def map(self, function: Callable[[Items, C], T], chunks: list[C], total: int, what: str) -> Iterator[T]:
+        """`function(items, chunk)` for each chunk, in order, a few ahead of what was asked for."""
         pending: deque[tuple[int, Future[T]]] = deque()
         with progress(total, what) as advance:
             try:
@@ -53,8 +53,8 @@ class Workers:
                     future.cancel()
 
 
-def _call(function: Callable[[Items, list[int]], T], key: int, numbers: list[int]) -> T:
-    return function(_SHARED[key], numbers)
+def _call(function: Callable[[Items, C], T], key: int, chunk: C) -> T:
+    return function(_SHARED[key], chunk)
 
 
 def chunked(numbers: list[int], length: int) -> list[list[int]]:
@@ -82,7 +82,8 @@ def workers(items: Items) -> Iterator[Workers]:
 
 
 def _in_a_worker() -> None:
-    """A worker leaves interruptions to its parent, and does not outlive it."""
+    """A worker leaves interruptions to its parent, does not outlive it, and does not copy what it inherits."""
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

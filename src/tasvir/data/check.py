@@ -1,0 +1,694 @@
+"""`tasvir data check`: everything about a set of pictures, what is wrong with it, and which recipes suit it."""
+
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntFlag
+from functools import cached_property, lru_cache, partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from tasvir.config import DataConfig, flag
+from tasvir.data.decoding import Frame, Unreadable, decode, decode_halves, opened, orientation, parse_color
+from tasvir.data.items import Items, Source
+from tasvir.data.packing import MINIMUM
+from tasvir.data.splitting import SPLITS, digest_of, test_border
+from tasvir.data.workers import chunked, workers
+
+if TYPE_CHECKING:
+    from tasvir.core import Recipe
+
+CHUNK = 64
+THUMBNAIL = 32
+"""Height and width in pixels, out of proportion, at which pictures are compared."""
+LUMA, CHROMA = 8, 4
+"""Lowest frequencies kept along either axis, of the brightness and of either colour difference."""
+HASH = LUMA**2 + 2 * CHROMA**2
+ALIKE = 0.1
+"""Distance of two hashes below which pictures can be nearly the same; two different pictures are about 1 apart."""
+SURE = 0.03
+"""... and below which they are, whatever else is in the set."""
+NEIGHBOURS, CLEAR = 16, 0.4
+"""... and else only if they are this much closer to each other than to their 16th neighbour: where all pictures are
+alike, as the ones among handwritten digits, none of them is a copy."""
+FAINT = 4.0
+"""Levels of contrast below which hashes say nothing: skies and empty pages are not compared."""
+BLANK = 8
+"""Levels between the darkest and the brightest pixel of a thumbnail up to which a picture is of one colour."""
+IMBALANCE, TINY, FEW = 10, 10, 5000
+"""Largest to smallest class; pictures of a tiny class; of a small set."""
+SQUARE, LONG = 1.02, 2.0
+"""Longer to shorter side up to which a picture is square, and from which on its shape is extreme."""
+MOST_CASES = 1000
+NO_PARTNER = "no partner"
+PAIRS = "side-by-side", "matched"
+ENDINGS = {"PNG": "png", "JPEG": "jpg jpeg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif tiff"}
+COLORED = b"RGB", b"RGBA", b"RGBX", b"P", b"PA", b"CMYK", b"YCbCr", b"LAB"
+
+
+class Trait(IntFlag):
+    """What is true of one picture (of a pair: of one side)."""
+
+    GREY = 1  # no pixel has a colour
+    BLANK = 2
+    ROTATED = 4  # EXIF says that it has to be turned or mirrored
+    PROFILE = 8  # a colour profile other than sRGB
+    TRANSPARENT = 16
+    ANIMATED = 32
+    MISNAMED = 64  # the name ends as those of another format do
+
+
+ABSENT, DAMAGED, READABLE = range(3)
+PICTURE = np.dtype([("digest", "V16"), ("state", "u1"), ("bytes", "u8")])
+SIDE = np.dtype(
+    [
+        ("width", "u4"),  # upright; of a half, where two pictures are side by side
+        ("height", "u4"),
+        ("mode", "S6"),
+        ("format", "S5"),
+        ("traits", "u2"),
+        ("contrast", "f4"),
+        ("hash", "f2", (HASH,)),
+    ]
+)
+Group = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in a set. Of every picture only numbers are kept: 260 bytes, 500 for a pair."""
+
+    source: Source
+    config: DataConfig
+    items: Items
+    pictures: np.ndarray
+    """[N] `PICTURE`."""
+    sides: np.ndarray
+    """[N,1] `SIDE`; [N,2] for pairs: picture and source, or left and right half."""
+    reasons: dict[int, str]
+    """Why a picture cannot be read, by number."""
+    testing: np.ndarray
+    """[N] bool: which pictures are for testing."""
+    copies: list[Group]
+    """Pictures whose files are the same, byte for byte."""
+    alike: list[Group]
+    """Pictures that are nearly the same."""
+    beside: "Findings | None" = None
+    """The pictures to translate from, where they are not matched."""
+
+    @cached_property
+    def readable(self) -> np.ndarray:
+        """[N] bool."""
+        return self.pictures["state"] == READABLE
+
+    @cached_property
+    def good(self) -> np.ndarray:
+        """[readable, 1 or 2] `SIDE`."""
+        return self.sides[self.readable]
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """[N] int64."""
+        return None if self.items.labels is None else np.asarray(self.items.labels, np.int64)
+
+    @property
+    def paired(self) -> bool:
+        return self.source.layout in PAIRS
+
+    @property
+    def settled(self) -> bool:
+        """Whether the source says which pictures are for testing; else their content does."""
+        return self.items.splits is not None and all(self.items.splits)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the pictures are drawn, at whatever size is asked for."""
+        return self.source.size is None and self.source.layout == "named"
+
+    @property
+    def shaped(self) -> bool:
+        """Whether height and width are known; else the shorter side stands for both."""
+        return self.items.encoded or self.source.size is not None
+
+    @cached_property
+    def grey(self) -> bool:
+        """Whether no picture has a colour."""
+        return bool(len(self.good)) and bool((self.good["traits"] & Trait.GREY).all())
+
+    @cached_property
+    def side(self) -> int | None:
+        """The shorter side of a typical picture, in pixels; None if any size will do or no picture can be read."""
+        if self.drawn or not len(self.good):
+            return None
+        return int(np.median(np.minimum(self.good["width"], self.good["height"]).min(1)))
+
+    def counts(self) -> dict[str, int]:
+        """Readable pictures by split."""
+        test = int((self.readable & self.testing).sum())
+        return {"train": int(self.readable.sum()) - test, "test": test}
+
+    def class_counts(self) -> np.ndarray:
+        """[classes, 2] int64: readable pictures for training and for testing."""
+        counts = np.zeros((len(self.items.classes), 2), np.int64)
+        if self.labels is not None and len(counts):
+            np.add.at(counts, (self.labels[self.readable], self.testing[self.readable].astype(int)), 1)
+        return counts
+
+    def having(self, trait: Trait) -> list[int]:
+        """Numbers of the readable pictures of which it is true, on either side."""
+        return np.flatnonzero(self.readable & (self.sides["traits"] & trait).any(1)).tolist()
+
+    def of_mode(self, *modes: bytes) -> list[int]:
+        """Numbers of the readable pictures of which a side has one of Pillow's modes."""
+        return np.flatnonzero(self.readable & np.isin(self.sides["mode"], modes).any(1)).tolist()
+
+    def straddling(self, groups: Iterable[Group]) -> list[Group]:
+        """The groups of which some are for training and some for testing."""
+        return [group for group in groups if 0 < self.testing[list(group)].sum() < len(group)]
+
+
+# Looking
+
+
+def check(source: Source, config: DataConfig) -> Findings:
+    """Look at every picture of a set, on all cores, with a progress bar on a terminal.
+
+    What cannot be read is named in the findings. `config` says what is under transparency; the rest of it is only
+    handed on, to be told and to be said in commands.
+    """
+    items = source.read()
+    sides = 2 if source.layout in PAIRS else 1
+    pictures, shown = np.zeros(len(items), PICTURE), np.zeros((len(items), sides), SIDE)
+    reasons: dict[int, str] = {}
+    frame = Frame(THUMBNAIL, "squash", parse_color(config.background))
+    look = partial(_look, sides=sides, halves=source.layout == "side-by-side", frame=frame)
+    chunks = chunked(list(range(len(items))), CHUNK)
+    with workers(items) as crew:
+        for chunk, found in zip(chunks, crew.map(look, chunks, len(items), "looking at pictures"), strict=True):
+            pictures[chunk], shown[chunk] = found[:2]
+            reasons.update(found[2])
+    readable = np.flatnonzero(pictures["state"] == READABLE)
+    return Findings(
+        source=source,
+        config=config,
+        items=items,
+        pictures=pictures,
+        sides=shown,
+        reasons=reasons,
+        testing=_testing(items.splits or [""] * len(items), pictures),
+        copies=_copies(readable, pictures["digest"]),
+        alike=_alike(readable, pictures["digest"], shown),
+        beside=None if source.beside is None else check(source.beside, config),
+    )
+
+
+def _look(
+    items: Items, numbers: list[int], sides: int, halves: bool, frame: Frame
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """The facts of some pictures: [n] `PICTURE`, [n,sides] `SIDE`, and why some cannot be read."""
+    pictures, shown = np.zeros(len(numbers), PICTURE), np.zeros((len(numbers), sides), SIDE)
+    reasons: dict[int, str] = {}
+    for place, number in enumerate(numbers):
+        picture, name = pictures[place], items.names[number]
+        try:
+            contents = items.contents(number)
+            picture["digest"], picture["state"] = np.void(digest_of(contents)), DAMAGED
+            picture["bytes"] = sum(map(len, contents))
+            if not items.encoded:
+                _array_facts(items, number, frame, shown[place])
+            elif halves:
+                _file_facts(contents[0], name, frame, shown[place])
+            else:
+                for which, content in enumerate(contents[:sides]):
+                    _file_facts(content, name if which == 0 else "", frame, shown[place, which : which + 1])
+            picture["state"] = READABLE
+        except Unreadable as error:
+            reasons[number] = str(error)
+    return pictures, shown, reasons
+
+
+def _array_facts(items: Items, number: int, frame: Frame, shown: np.ndarray) -> None:
+    made = items.picture(number, frame)
+    shown["width"] = shown["height"] = made.side
+    shown["format"] = b"array"
+    for side, pixels in zip(shown, (made.image, made.source), strict=False):
+        assert pixels is not None
+        side["mode"] = b"L" if pixels.shape[-1] == 1 else b"RGB"
+        _pixel_facts(side, pixels)
+
+
+def _file_facts(content: bytes, name: str, frame: Frame, shown: np.ndarray) -> None:
+    """Fill in the facts of one picture, [1] `SIDE`, or of the left and right half of one, [2]. Raises `Unreadable`."""
+    image = opened(content)
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    turned = orientation(image)
+    width, height = image.size[::-1] if turned > 4 and kind != "TIFF" else image.size
+    ending = os.path.splitext(name)[1].lower().lstrip(".")
+    traits = Trait.ROTATED * (turned > 1) | Trait.ANIMATED * _animated(image)
+    traits |= Trait.PROFILE * _profiled(image.info.get("icc_profile"))
+    if any(ending in endings.split() for other, endings in ENDINGS.items() if other != kind):
+        traits |= Trait.MISNAMED
+    shown["width"], shown["height"] = width // len(shown), height
+    shown["mode"], shown["format"] = image.mode.encode(), kind.encode()
+    made = _pixels(content, frame, len(shown))
+    for side, pixels in zip(shown, made, strict=True):
+        _pixel_facts(side, pixels)
+    if any(pixels.shape[-1] == 3 for pixels in made) and (shown["traits"] & Trait.GREY).any():
+        # a small spot of colour is lost in a thumbnail
+        for side, pixels in zip(shown, _pixels(content, replace(frame, size=256), len(shown)), strict=True):
+            if not _is_grey(pixels):
+                side["traits"] &= ~int(Trait.GREY)
+    shown["traits"] |= int(traits | Trait.TRANSPARENT * _transparent(image))
+
+
+def _pixels(content: bytes, frame: Frame, halves: int) -> tuple[np.ndarray, ...]:
+    made = decode_halves(content, frame) if halves == 2 else decode(content, frame)
+    return (made.image,) if made.source is None else (made.source, made.image)
+
+
+def _animated(image: Image.Image) -> bool:
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first picture is damaged: there is more than one
+        return True
+
+
+@lru_cache(64)
+def _profiled(profile: bytes | None) -> bool:
+    """Whether a colour profile is another than sRGB, as far as it can be read."""
+    if not profile:
+        return False
+    try:
+        return "srgb" not in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).lower()
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return False
+
+
+def _transparent(image: Image.Image) -> bool:
+    """Whether some pixel lets the background through; the pixels have been decoded before without fault."""
+    if not image.has_transparency_data:
+        return False
+    try:
+        alpha = image.getchannel("A") if "A" in image.getbands() else image.convert("RGBA").getchannel("A")
+        return alpha.getextrema()[0] < 255  # type: ignore[operator]
+    except Exception:  # 16 bits with a transparent value have no such conversion
+        return True
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    return bool((pixels == pixels[..., :1]).all())
+
+
+def _pixel_facts(side: np.ndarray, pixels: np.ndarray) -> None:
+    """Fill in what the pixels of a thumbnail say; `side` is one `SIDE`."""
+    side["traits"] = int(Trait.GREY * _is_grey(pixels) | Trait.BLANK * bool((np.ptp(pixels, (0, 1)) <= BLANK).all()))
+    side["hash"], side["contrast"] = perceptual_hash(pixels)
+
+
+# Copies
+
+
+@lru_cache(1)
+def _cosines() -> np.ndarray:
+    """[LUMA, THUMBNAIL] float32: the lowest rows of the orthonormal DCT-II."""
+    angles = np.pi / THUMBNAIL * np.outer(np.arange(LUMA), np.arange(THUMBNAIL) + 0.5)
+    rows = np.cos(angles) * np.sqrt(2 / THUMBNAIL)
+    rows[0] /= np.sqrt(2)
+    return rows.astype(np.float32)
+
+
+def perceptual_hash(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """[32,32,1 or 3] uint8 to ([HASH] float16, the contrast in levels, root mean square).
+
+    The lowest frequencies of brightness (as in pHash: Zauner 2010) and of both colour differences (ITU-R 601), in units
+    of the contrast. They are not cut down to one bit each: at one bit, hundreds of MNIST's digits are the same.
+    """
+    levels = pixels.astype(np.float32)
+    red, blue = levels[..., 0], levels[..., -1]
+    luma = red if pixels.shape[-1] == 1 else levels @ np.array([0.299, 0.587, 0.114], np.float32)
+    rows = _cosines() / np.sqrt(np.float32(THUMBNAIL))
+    few = rows[:CHROMA]
+    parts = rows @ luma @ rows.T, few @ ((blue - luma) * 0.564) @ few.T, few @ ((red - luma) * 0.713) @ few.T
+    values = np.concatenate([part.ravel() for part in parts])
+    contrast = float(np.sqrt(sum(float((part**2).sum() - part[0, 0] ** 2) for part in parts)))
+    return (values / max(contrast, 2 * FAINT)).astype(np.float16), contrast
+
+
+def _copies(readable: np.ndarray, digests: np.ndarray) -> list[Group]:
+    """Groups of pictures with the same digest."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for number in readable.tolist():
+        groups[digests[number].tobytes()].append(number)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _alike(readable: np.ndarray, digests: np.ndarray, sides: np.ndarray) -> list[Group]:
+    """Groups of pictures that look the same though their files differ; of pairs, both sides must.
+
+    Only neighbours in a k-d tree are compared: 100,000 pictures take seconds, whatever they are.
+    """
+    from scipy.spatial import cKDTree
+
+    numbers = readable[(sides["contrast"][readable] >= FAINT).any(1)]
+    if len(numbers) < 2:
+        return []
+    hashes = np.ascontiguousarray(sides["hash"][numbers].reshape(len(numbers), -1))
+    known: dict[bytes, int] = {}  # one point for all that look exactly the same
+    places = np.array([known.setdefault(row.tobytes(), len(known)) for row in hashes])
+    _, firsts = np.unique(places, return_index=True)
+    points = hashes[firsts].astype(np.float32) / np.sqrt(sides.shape[1])
+    del known, hashes
+    leader = _leaders(points, cKDTree(points))
+    members: dict[int, list[int]] = defaultdict(list)
+    for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
+        members[leader[place]].append(number)
+    groups = [tuple(group) for group in members.values() if len(group) > 1]
+    return [group for group in groups if len({digests[number].tobytes() for number in group}) > 1]
+
+
+def _leaders(points: np.ndarray, tree: Any) -> list[int]:
+    """For every point one of the points that it is tied to by being nearly the same, or itself."""
+    leader = list(range(len(points)))
+    if len(points) < 2:
+        return leader
+    nearest, _ = tree.query(points, k=2, distance_upper_bound=ALIKE, workers=-1)
+    some = np.flatnonzero(np.isfinite(nearest[:, 1]))
+    if not len(some):
+        return leader
+    reach = min(NEIGHBOURS + 1, len(points))
+    distances, others = tree.query(points[some], k=reach, distance_upper_bound=ALIKE / CLEAR, workers=-1)
+    crowd = np.full(len(points) + 1, np.inf)  # the last stands for neighbours that are farther than asked for
+    crowd[some] = distances[:, -1]
+    clear = CLEAR * np.minimum(distances[:, -1:], crowd[others])
+    tied = (distances <= SURE) | ((distances <= ALIKE) & (distances <= clear))
+
+    def first(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    for row, column in zip(*np.nonzero(tied), strict=True):
+        one, other = first(int(some[row])), first(int(others[row, column]))
+        leader[max(one, other)] = min(one, other)
+    return [first(place) for place in range(len(points))]
+
+
+def _testing(given: Sequence[str], pictures: np.ndarray) -> np.ndarray:
+    """[N] bool: which pictures are for testing, by the same rule as packing."""
+    digests = {n: pictures["digest"][n].tobytes() for n in np.flatnonzero(pictures["state"] > ABSENT).tolist()}
+    border = test_border([digest for number, digest in digests.items() if not given[number]])
+    testing = np.array([split == SPLITS[1] for split in given], bool)
+    free = [number for number in digests if not given[number]]
+    testing[[number for number in free if digests[number] < border]] = True
+    readable = pictures["state"] == READABLE
+    if free and not all(given) and not (testing & readable).any() and readable.any():  # one is lent, with its copies
+        lent = min(digests[number] for number in np.flatnonzero(readable).tolist())
+        testing[[number for number in digests if digests[number] == lent]] = True
+    return testing
+
+
+# What is to be said about it
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something wrong or unusual about a set: "3 cannot be read: left out"."""
+
+    key: str
+    level: str
+    """`wrong` or `unusual`."""
+    count: int
+    """Pictures that it is about; of classes, how many or how many times."""
+    what: str
+    done: str
+    """What tasvir does about it, or what can be done."""
+    cases: tuple[tuple[str, ...], ...] = ()
+    """The pictures by name, at most `MOST_CASES`: each alone, with its reason, or with those that it is a copy of."""
+    in_all: int = 0
+    """How many cases there are."""
+    joint: str = ""
+    """What stands between the names of a case."""
+
+
+Case = int | str | Sequence[int] | Sequence[str]
+
+
+def remarks(found: Findings, size: int | None = None) -> list[Remark]:
+    """What is wrong with a set and what is unusual, worst first. `size` is the height and width to train at."""
+    return [
+        *_lost(found),
+        *_leaks(found),
+        *_class_remarks(found),
+        *_pair_remarks(found),
+        *_say(found, "wrong", "blank", found.having(Trait.BLANK), "of one colour", "they stay"),
+        *_repeated(found),
+        *_shape_remarks(found, size),
+        *_color_remarks(found),
+    ]
+
+
+def _say(
+    found: Findings,
+    level: str,
+    key: str,
+    cases: Sequence[Case],
+    what: str,
+    done: str,
+    count: int | None = None,
+    joint: str = "",
+) -> Iterator[Remark]:
+    """A remark, if there is any case. Numbers are those of pictures; `count` is the number of cases if left out."""
+    if not len(cases):
+        return
+    names = found.items.names
+    groups = [[case] if isinstance(case, int | str) else case[:MOST_CASES] for case in cases[:MOST_CASES]]
+    named = tuple(tuple(names[one] if isinstance(one, int) else one for one in group) for group in groups)
+    yield Remark(key, level, len(cases) if count is None else count, what, done, named, len(cases), joint)
+
+
+def _lost(found: Findings) -> Iterator[Remark]:
+    readable = int(found.readable.sum())
+    if readable < MINIMUM:
+        yield Remark("few", "wrong", readable, f"readable in all; at least {MINIMUM} are needed", "add more")
+    bad = [(found.items.names[number], reason) for number, reason in sorted(found.reasons.items())]
+    yield from _say(found, "wrong", "unreadable", bad, "cannot be read", "left out", joint=": ")
+    alone = [file for file, reason in found.source.skipped if NO_PARTNER in reason]
+    yield from _say(found, "wrong", "unpaired", alone, "without a partner in the other folder", "left out")
+    others = [skipped for skipped in found.source.skipped if NO_PARTNER not in skipped[1]]
+    yield from _say(found, "wrong", "left-out", others, "cannot be used", "left out", joint=": ")
+
+
+def _leaks(found: Findings) -> Iterator[Remark]:
+    def testing(groups: list[Group]) -> int:
+        return sum(int(found.testing[list(group)].sum()) for group in groups)
+
+    same = found.straddling(found.copies)
+    cleaned = "the copies for training are left out" if found.items.sorted else "they stay, as the set was published"
+    what = "for testing, though exact copies are for training"
+    yield from _say(found, "wrong", "leaked", same, what, cleaned, testing(same), " = ")
+    known = {number for group in same for number in group}
+    near = [group for group in found.straddling(found.alike) if not known >= set(group)]
+    done = "they stay, and test results look a little better than they are"
+    what = "for testing, though nearly the same are for training"
+    yield from _say(found, "wrong", "leaked-alike", near, what, done, testing(near), " ~ ")
+    labels = found.labels
+    if labels is not None:
+        torn = [group for group in found.copies if len(np.unique(labels[list(group)])) > 1]
+        done = "they stay: keep each in its true class only"
+        yield from _say(found, "wrong", "contradictory", torn, "copies in different classes", done, _all(torn), " = ")
+
+
+def _all(groups: list[Group]) -> int:
+    return sum(map(len, groups))
+
+
+def _class_remarks(found: Findings) -> Iterator[Remark]:
+    classes = found.items.classes
+    if found.labels is None or len(classes) < 2:
+        return
+    say, counts, among = partial(_say, found, "wrong"), found.class_counts(), f"of {len(classes)} classes"
+    total = counts.sum(1)
+    empty = [name for name, count in zip(classes, total, strict=True) if count == 0]
+    yield from say("empty-classes", empty, f"{among} without any picture", "nothing is learned of them")
+    filled = np.flatnonzero(total)
+    tiny = [f"{classes[k]} ({total[k]})" for k in filled if total[k] < TINY]
+    yield from say("tiny-classes", tiny, f"{among} with fewer than {TINY} pictures", "they are hardly learned")
+    if len(filled):
+        most, least = filled[total[filled].argmax()], filled[total[filled].argmin()]
+        largest, smallest = (f"{classes[k]} ({total[k]:,})" for k in (most, least))
+        if total[most] > IMBALANCE * total[least]:
+            what = f"times as many in the largest class, {largest}, as in the smallest, {smallest}"
+            done = "each is learned as often as it is there"
+            yield Remark("imbalance", "wrong", round(total[most] / total[least]), what, done)
+    for place, word in enumerate(("training", "test")):
+        missing = [name for name, row in zip(classes, counts, strict=True) if row[place] == 0 and row.sum() >= TINY]
+        done = "they are not learned" if place == 0 else "they are not tested"
+        yield from say(f"no-{word}", missing, f"{among} without a {word} picture", done)
+
+
+def _pair_remarks(found: Findings) -> Iterator[Remark]:
+    if found.source.layout != "matched":
+        return
+    width, height = (np.maximum(found.sides[name].astype(np.float64), 1) for name in ("width", "height"))
+    ratio = width / height
+    other_shape = found.readable & (np.abs(np.log(ratio[:, 0] / ratio[:, 1])) > np.log(SQUARE))
+    what, done = "with a source of another shape", "each is made square by itself: look at the contact sheet"
+    yield from _say(found, "wrong", "pair-shapes", np.flatnonzero(other_shape).tolist(), what, done)
+    other_size = found.readable & ~other_shape & (width[:, 0] != width[:, 1])
+    what, done = "with a source of another size", "both are brought to one size"
+    yield from _say(found, "unusual", "pair-sizes", np.flatnonzero(other_size).tolist(), what, done)
+
+
+def _repeated(found: Findings) -> Iterator[Remark]:
+    say = partial(_say, found, "unusual")
+    copies, alike = (sorted(groups, key=len, reverse=True) for groups in (found.copies, found.alike))
+    settled = "they stay, and count more than once"
+    done = settled if found.settled else f"{settled}; never split between training and testing"
+    yield from say("copies", copies, "exact copies of others", done, _all(copies) - len(copies), " = ")
+    done = "they stay; remove what is not wanted twice"
+    yield from say("alike", alike, "nearly the same as others", done, _all(alike) - len(alike), " ~ ")
+
+
+def _shape_remarks(found: Findings, size: int | None) -> Iterator[Remark]:
+    say = partial(_say, found, "unusual")
+    yield from say("rotated", found.having(Trait.ROTATED), "turned or mirrored by EXIF", "made upright")
+    width, height = found.sides["width"].astype(np.int64), found.sides["height"].astype(np.int64)
+    longer, shorter = np.maximum(width, height).max(1), np.minimum(width, height).min(1)
+    if found.shaped:
+        extreme = np.flatnonzero(found.readable & (longer > LONG * shorter)).tolist()
+        done = {
+            "crop": "only the centre is used; --data.fit pad keeps the whole",
+            "pad": "they become narrow bands",
+            "squash": "far out of proportion; --data.fit pad keeps it",
+        }
+        yield from say("extreme", extreme, "more than twice as long as wide", done[found.config.fit])
+    if size is not None and not found.drawn:
+        small = np.flatnonzero(found.readable & (shorter < size)).tolist()
+        yield from say("small", small, f"smaller than {size} px", "enlarged")
+    yield from say("animated", found.having(Trait.ANIMATED), "animated", "only the first picture is used")
+
+
+def _color_remarks(found: Findings) -> Iterator[Remark]:
+    say = partial(_say, found, "unusual")
+    profiled = found.having(Trait.PROFILE)
+    yield from say("profile", profiled, "with a colour profile other than sRGB", "made sRGB")
+    yield from say("cmyk", found.of_mode(b"CMYK"), "in the colours of print (CMYK)", "made RGB")
+    deep = found.of_mode(b"I", b"I;16", b"I;16B", b"I;16L", b"I;16N", b"F")
+    yield from say("deep", deep, "with more than 8 bits", "scaled to 8 bits")
+    done = f"laid on {found.config.background}; --data.background changes that"
+    yield from say("transparent", found.having(Trait.TRANSPARENT), "partly transparent", done)
+    if not found.paired and found.items.encoded:
+        grey = found.readable & (found.sides["traits"] & Trait.GREY).all(1)
+        if found.grey:
+            grey &= np.isin(found.sides["mode"], COLORED).any(1)
+            what, done = "grey, though stored as colour", "packed with one channel, unless --data.color is rgb"
+        else:
+            what, done = "grey, among pictures in colour", "three equal channels, as all must have the same"
+        yield from say("grey", np.flatnonzero(grey).tolist(), what, done)
+    misnamed = found.having(Trait.MISNAMED)
+    yield from say("misnamed", misnamed, "with the ending of another format", "read by what is in them")
+
+
+# Which recipes suit it
+
+
+@dataclass(frozen=True)
+class Suit:
+    """Whether a recipe suits a set."""
+
+    recipe: str
+    command: str | None
+    """How to train it; None if it does not suit."""
+    why: str
+    size: int | None = None
+    """Height and width in pixels that the command says."""
+
+
+NEEDS = {"labels": "no classes", "source": "no pairs (--data.derive makes them of any pictures)"}
+USES = {"labels": "the classes", "source": "the pairs"}
+
+
+def suiting(found: Findings) -> list[Suit]:
+    """All recipes: those that suit first, with the command; the others with the reason."""
+    from tasvir.models import RECIPES, recipe
+
+    suits = []
+    for name in RECIPES:
+        chosen = recipe(name)
+        needs: tuple[str, ...] = getattr(chosen.model, "needs", ())
+        missing = [NEEDS.get(need, f"no {need}") for need in needs if not _has(found, need)]
+        if found.readable.sum() < MINIMUM:
+            missing.append(f"fewer than {MINIMUM} pictures")
+        suits.append(
+            Suit(name, None, f"needs {' and '.join(missing)}") if missing else _sized(name, chosen, needs, found)
+        )
+    return sorted(suits, key=lambda suit: (suit.command is None, not suit.why.startswith("uses")))
+
+
+def _has(found: Findings, need: str) -> bool:
+    if need == "labels":
+        return found.labels is not None and len(found.items.classes) > 1
+    return need == "source" and (found.paired or found.beside is not None or found.config.derive != "none")
+
+
+def _sized(name: str, chosen: "Recipe", needs: Sequence[str], found: Findings) -> Suit:
+    """The recipe at the size that suits it and the pictures."""
+    accepts, takes, made_for = chosen.model.accepts, f"only {chosen.model.sizes}", chosen.data.size
+    side, size = found.side, found.config.size
+    larger = ""
+    if size is not None:
+        if not accepts(size):
+            return Suit(name, None, f"{takes}, not {size}")
+    else:
+        if made_for and side and 2 * side < made_for:
+            return Suit(name, None, f"made for {made_for} px, these have {side}")
+        size = size_to_begin(accepts, side, made_for)
+        if size is None:
+            return Suit(name, None, takes)
+        more = [option for option in (128, 256) if size < option <= (side or 0) and accepts(option)]
+        larger = f"; {more[-1]} px would do as well, and take longer" if more else ""
+    uses = " and ".join(USES[need] for need in needs if need in USES)
+    why = f"{f'uses {uses}, ' if uses else ''}{size} px, {'grey' if found.grey else 'colour'}{larger}"
+    return Suit(name, shlex.join(["tasvir", "train", name, *data_words(found.config, size)]), why, size)
+
+
+def size_to_begin(accepts: Callable[[int], bool], side: int | None, made_for: int | None) -> int | None:
+    """A height and width to begin with: the pictures' own, but no more than the recipe was made for, or 64 px.
+
+    `side` is the shorter side that they have, None if any will do. None if the recipe accepts nothing near.
+    """
+    usual = max(64, made_for or 0)
+    most = min(side or usual, usual)
+    powers = [size for size in (256, 128, 64, 32, 16, 8) if size <= most]
+    sizes = [*([side] if side == most else []), *powers, *range(most, 3, -1), *range(most, 4 * most + 1)]
+    return next((size for size in sizes if accepts(size)), None)
+
+
+def data_words(config: DataConfig, size: int) -> list[str]:
+    """What says `config` on the command line, at this height and width."""
+    words = ["--data", *config.source]
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if setting.name not in ("source", "size") and value != setting.default:
+            words += [flag(f"data.{setting.name}"), *([] if value is True else [str(value)])]
+    return [*words, "--data.size", str(size)]
+
+
+def size_to_train(suits: Sequence[Suit], found: Findings) -> int | None:
+    """The height and width that was asked for, or that the first command has."""
+    return found.config.size or next((suit.size for suit in suits if suit.command), None)
+
+
+def hint(found: Findings) -> str:
+    """A sentence for small sets; nothing for others."""
+    train = found.counts()["train"]
+    if found.config.flip or not 0 < train < FEW:
+        return ""
+    word = "pairs" if found.paired else "pictures"
+    return f"There are only {train:,} {word} to learn from: add --data.flip where left and right do not matter."
