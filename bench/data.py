@@ -141,19 +141,21 @@ def packing(folder: Path, size: int, cache: Path) -> None:
 
 
 MEASURED = """
-import resource, sys, time
+import os, re, resource, sys, time
 from tasvir.config import DataConfig
 from tasvir.data import load
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+before = peak()
 start = time.perf_counter()
 load(DataConfig(source=(sys.argv[1],), size=32))
-own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-print(time.perf_counter() - start, own, children)
+print(time.perf_counter() - start, before, peak(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
 
 def memory(folder: Path) -> None:
     """Packing sets of 1,000 to 100,000 small JPEGs: peak memory of the process and of its largest worker."""
-    print(f"{'pictures':>10}{'seconds':>10}{'peak MiB':>10}{'worker MiB':>12}")
+    print(f"{'pictures':>10}{'seconds':>10}{'before MiB':>12}{'peak MiB':>10}{'worker MiB':>12}")
     images = np.random.default_rng(0)
     done = 0
     for count in GROWING:
@@ -164,7 +166,8 @@ def memory(folder: Path) -> None:
         done = count
         script = [sys.executable, "-c", MEASURED, str(folder)]
         said = subprocess.run(script, check=True, capture_output=True, text=True, env=os.environ).stdout.split()
-        print(f"{count:>10,}{float(said[0]):>10.1f}{float(said[1]):>10.0f}{float(said[2]):>12.0f}")
+        seconds, before, peak, worker = map(float, said)
+        print(f"{count:>10,}{seconds:>10.1f}{before:>12.0f}{peak:>10.0f}{worker:>12.0f}")
 
 
 def main() -> None:

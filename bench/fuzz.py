@@ -6,8 +6,10 @@ their own, which is ended when it hangs and started again when it crashes.
 """
 
 import argparse
+import bz2
 import gzip
 import io
+import lzma
 import multiprocessing
 import os
 import resource
@@ -48,6 +50,7 @@ NAME = "collection7"
 """What a file is called that a refusal has to name."""
 EVIL = "evil"
 """Part of every name that must not appear on disk."""
+OUTSIDE = "/", tempfile.gettempdir()
 DECODED, REJECTED = "decoded", "rejected"
 
 
@@ -289,7 +292,7 @@ def idx_case(rng: np.random.Generator, folder: Path) -> str:
         data = data[:-3] + rng.integers(0, 256, 3, np.uint8).tobytes()
     elif kind == 1:
         data = damaged(rng, data, data)
-    data = gzip.compress(data) if packed else data
+    data = gzip.compress(data, mtime=0) if packed else data
     if kind == 2:
         data = damaged(rng, data, data)
     path = folder / f"{NAME}-images-idx3-ubyte{'.gz' * packed}"
@@ -333,12 +336,12 @@ def _members(rng: np.random.Generator) -> tuple[dict[str, bytes], set[str]]:
     return members, {name for name, data in members.items() if decoded_or_rejected(data, Frame(8)) == REJECTED}
 
 
-def _hostile_names(rng: np.random.Generator, folder: Path) -> list[str]:
+def _hostile_names(rng: np.random.Generator) -> list[str]:
     names = [
         f"../{EVIL}.png",
         f"../../../{EVIL}.png",
         f"good/../../{EVIL}.png",
-        f"{folder}/{EVIL}.png",
+        f"{tempfile.gettempdir()}/{EVIL}.png",
         f"/{EVIL}.png",
         f"C:/{EVIL}.png",
         f"..\\{EVIL}.png",
@@ -346,14 +349,14 @@ def _hostile_names(rng: np.random.Generator, folder: Path) -> list[str]:
     return [names[place] for place in sorted(set(rng.integers(0, len(names), rng.integers(0, 4))))]
 
 
-def _write_zip(rng: np.random.Generator, folder: Path, members: dict[str, bytes]) -> tuple[bytes, set[str]]:
+def _write_zip(rng: np.random.Generator, members: dict[str, bytes]) -> tuple[bytes, set[str]]:
     file, hostile = io.BytesIO(), set()
     method = int(rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)))
     whole = next(iter(members.values()))
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-        for name in _hostile_names(rng, folder):
+        for name in _hostile_names(rng):
             archive.writestr(name, whole)
             hostile.add(name)
         for kind in (stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO):
@@ -370,7 +373,7 @@ def _write_zip(rng: np.random.Generator, folder: Path, members: dict[str, bytes]
     return file.getvalue(), hostile
 
 
-def _write_tar(rng: np.random.Generator, folder: Path, members: dict[str, bytes]) -> tuple[bytes, set[str]]:
+def _write_tar(rng: np.random.Generator, members: dict[str, bytes]) -> tuple[bytes, set[str]]:
     file, hostile = io.BytesIO(), set()
     whole = next(iter(members.values()))
     form = int(rng.choice((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
@@ -379,7 +382,7 @@ def _write_tar(rng: np.random.Generator, folder: Path, members: dict[str, bytes]
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-        for name in _hostile_names(rng, folder):
+        for name in _hostile_names(rng):
             entry = tarfile.TarInfo(name)
             entry.size = len(whole)
             archive.addfile(entry, io.BytesIO(whole))
@@ -401,15 +404,22 @@ def _write_tar(rng: np.random.Generator, folder: Path, members: dict[str, bytes]
     return file.getvalue(), hostile
 
 
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "tar.gz": partial(gzip.compress, compresslevel=1, mtime=0),
+    "tar.bz2": bz2.compress,
+    "tar.xz": partial(lzma.compress, preset=0),
+}
+
+
 def archive_case(rng: np.random.Generator, folder: Path, kind: str) -> str:
     """An archive that is whole, of pictures of which some are not; or one that is damaged itself."""
     members, bad = _members(rng)
-    data, hostile = (_write_zip if kind == "zip" else _write_tar)(rng, folder, members)
+    data, hostile = (_write_zip if kind == "zip" else _write_tar)(rng, members)
     whole = rng.random() < 0.4
-    if not whole and (kind != "tar.gz" or rng.random() < 0.5):
+    if not whole and (kind not in PACKED or rng.random() < 0.5):
         data = damaged(rng, data, data)
-    if kind == "tar.gz":
-        data = gzip.compress(data, 1)
+    if kind in PACKED:
+        data = PACKED[kind](data)
         data = data if whole or rng.random() < 0.5 else damaged(rng, data, data)
     path = folder / f"{NAME}.{kind}"
     path.write_bytes(data)
@@ -429,7 +439,7 @@ def loaded_or_refused(path: Path, readable: int | None, rejected: set[str]) -> s
             raise Broken(f"not a plain refusal: {refusal}") from None
         return REJECTED
     finally:
-        if _tree(cache.parent) != before or Path(f"/{EVIL}.png").exists():
+        if _tree(cache.parent) != before or any(Path(where, f"{EVIL}.png").exists() for where in OUTSIDE):
             raise Broken("a file appeared or changed outside the cache")
         if any(EVIL in file.name or file.is_symlink() for file in cache.rglob("*")):
             raise Broken("a hostile name or link appeared in the cache")
@@ -568,6 +578,7 @@ CASES: dict[str, tuple[float, Callable[[np.random.Generator, Path], str]]] = {
     "npz": (0.7, npz_case),
     "idx": (0.6, idx_case),
     **{kind: (0.6, partial(archive_case, kind=kind)) for kind in ("zip", "tar", "tar.gz")},
+    **{kind: (0.2, partial(archive_case, kind=kind)) for kind in ("tar.bz2", "tar.xz")},
 }
 """By format: how many cases it gets beside the others, and one of them."""
 BOMB = "bombs"

@@ -26,7 +26,7 @@ SPEC.loader.exec_module(fuzz)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Pillow says of damaged files
 PICTURES = tuple(fuzz.pictures())
-FEW = [("zip", 40), ("tar", 40), ("tar.gz", 30), ("npz", 60), ("idx", 40)]
+FEW = [("zip", 40), ("tar", 40), ("tar.gz", 20), ("tar.xz", 20), ("tar.bz2", 20), ("npz", 60), ("idx", 40)]
 
 CHANGES = st.lists(
     st.tuples(

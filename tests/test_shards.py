@@ -9,7 +9,9 @@ import json
 import pickle
 import tarfile
 import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -353,6 +355,21 @@ def test_the_lowest_tenth_is_held_out_and_kept(tmp_path, monkeypatch):
     assert json.loads(json.dumps(found.description))["counts"] == {"train": 300 - len(TESTING), "test": len(TESTING)}
     monkeypatch.setattr(first_look, "samples", None)  # the second time nothing is read
     assert (open_stream([address], Frame(8)).held_out == found.held_out).all()
+
+
+def test_several_at_once_look_only_once(tmp_path, monkeypatch):
+    address, looks, known = folder_of_shards(tmp_path / "set"), [], first_look._look
+
+    def look(*args) -> None:
+        looks.append(1)
+        time.sleep(0.2)
+        known(*args)
+
+    monkeypatch.setattr(first_look, "_look", look)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: open_stream([address], Frame(8)).border, range(4)))
+    assert len(looks) == 1
+    assert len(set(found)) == 1
 
 
 def test_only_the_first_shards_are_looked_at(tmp_path, monkeypatch):
@@ -705,6 +722,19 @@ def test_a_shard_that_ends_too_early_is_asked_for_again(memory, monkeypatch):
     assert [sample.data for sample in samples(shard, problems.__setitem__)] == PICTURES[:50]
     assert not problems
     assert next(cut) == 2
+
+
+@pytest.mark.parametrize("address", ["memory://set/a-0.tar", "{path}/served/set-000.tar"])
+def test_a_shard_opened_anew_goes_on_where_it_was(tmp_path, memory, address):
+    folder_of_shards(tmp_path / "served", 1)
+    reader = shards.Reader(located(address.format(path=tmp_path))[0])
+    first = reader.read(10_000)
+    reader.close()
+    whole = first + reader.read(1 << 30)
+    reader.close()
+    assert len(whole) == reader.shard.size
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        assert [tar.extractfile(f"{number:06d}.png").read() for number in range(50)] == PICTURES[:50]  # type: ignore[union-attr]
 
 
 class Server(http.server.BaseHTTPRequestHandler):

@@ -1,6 +1,7 @@
 """Tables: what `datasets` and others write is recognized and read, picture by picture; what is damaged is refused."""
 
 import builtins
+import contextlib
 import io
 import json
 import multiprocessing
@@ -401,6 +402,30 @@ def test_mutated_files_never_crash(tmp_path, kind):
             except Unreadable:
                 continue
     assert refused > 20
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+def test_impossible_lengths_do_not_end_the_process(tmp_path, kind):
+    """Wherever four, the number of rows, is written, a huge or negative number stands instead."""
+    path = tmp_path / "a.arrow"
+    written = pa.table({"image": image_struct(PICTURES[:4])})
+    with (pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file)(path, written.schema) as out:
+        out.write_table(written)
+    whole, four, tried = path.read_bytes(), (4).to_bytes(8, "little"), 0
+    place = whole.find(four)
+    while place >= 0:
+        for wrong in (-7, 5, 1 << 40, -(1 << 62)):
+            path.write_bytes(whole[:place] + wrong.to_bytes(8, "little", signed=True) + whole[place + 8 :])
+            tried += 1
+            try:
+                table = tables.read(path)
+            except Refused:
+                continue
+            for number in range(min(table.count, 10)):
+                with contextlib.suppress(Unreadable):
+                    table.content(number)
+        place = whole.find(four, place + 1)
+    assert tried >= 8
 
 
 # Order and memory

@@ -208,6 +208,8 @@ def _shapes(found: Findings) -> str:
 
 
 def _files(found: Findings) -> str:
+    if not found.items.encoded:
+        return "none: the pixels are in an array" if found.source.layout != "named" else ""
     formats, modes = (_tally(_files_of(found)[field]) for field in ("format", "mode"))
     return "; ".join(", ".join(f"{count:,} {name}" for name, count in kinds.items()) for kinds in (formats, modes))
 
@@ -222,7 +224,8 @@ def _colors(found: Findings) -> str:
 def _space(found: Findings, suits: Sequence[Suit]) -> str:
     options = _packed_sizes(found, suits)
     packed = ", ".join(f"{_mib(packed_bytes(found, size))} at {size} px" for size in options)
-    return f"{_mib(int(found.pictures['bytes'].sum()))} now; packed {packed}"
+    now = "" if found.drawn else f"{_mib(int(found.pictures['bytes'].sum()))} now; "
+    return f"{now}packed {packed}"
 
 
 def _mib(count: int) -> str:
@@ -296,7 +299,7 @@ def contact_sheet(found: Findings, columns: int = COLUMNS) -> Image.Image:
 def _groups(found: Findings, key: str) -> list[Group]:
     """The pictures that a remark is about, together with those that they are like."""
     copies, alike = found.straddling(found.copies), found.straddling(found.alike)
-    shown = {
+    shown: dict[str, list[Group]] = {
         "leaked": copies,
         "leaked-alike": alike,
         "copies": [group for group in found.copies if group not in set(copies)],
@@ -328,9 +331,9 @@ class _Look:
 def _look(found: Findings, columns: int) -> _Look:
     side = min(found.side or CELL, CELL)
     frame = Frame(side, "pad", parse_color(found.config.background))
-    names = found.items.classes if found.labels is not None else ()
-    widest = max((_font(14).getlength(_shown(name)) for name in names), default=-12)
-    return _Look(frame, max(1, round(CELL / side)), columns, min(LABELS, int(widest) + 12))
+    words = [*found.items.classes, "00,000"] if found.labels is not None else []
+    widest = max((round(_font(14).getlength(_shown(word))) + MARGIN for word in words), default=0)
+    return _Look(frame, max(1, round(CELL / side)), columns, min(LABELS, widest))
 
 
 def _rows(found: Findings, look: _Look) -> list[Image.Image]:
@@ -361,7 +364,7 @@ def _row(found: Findings, look: _Look, numbers: Sequence[int], name: str = "", c
     strip = Image.new("RGB", (look.width, look.cell + GAP), "white")
     draw = ImageDraw.Draw(strip)
     middle = look.cell // 2
-    draw.text((MARGIN, middle - 1), _fitting(name, look.labels - 12), INK, _font(14), anchor="ls")
+    draw.text((MARGIN, middle - 1), _fitting(name, look.labels - MARGIN // 2), INK, _font(14), anchor="ls")
     draw.text((MARGIN, middle + 4), count, GREY, _font(12), anchor="lt")
     left = MARGIN + look.labels
     for number in numbers:

@@ -9,7 +9,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -445,8 +446,12 @@ def _decode_into(
             seen.grey_sources = seen.grey_sources and done.grey_sources
 
 
-def _is_grey(images: np.ndarray) -> bool:
-    return bool((images == images[..., :1]).all())
+def _is_grey(image: np.ndarray) -> bool:
+    """Whether all channels of a picture are the same."""
+    if image.shape[-1] == 1:
+        return True
+    some = image[:: max(1, len(image) // 8)]  # colour mostly shows in a few rows
+    return all(bool((part[..., 0] == part[..., other]).all()) for part in (some, image) for other in (1, 2))
 
 
 @dataclass(frozen=True)
@@ -473,28 +478,25 @@ class _Done:
 
 
 def _decode_chunk(items: Items, chunk: _Chunk, frame: Frame, images: "_Rows", sources: "_Rows | None") -> _Done:
-    pixels = np.empty((len(chunk), *images.shape), np.uint8)
-    beside = np.empty((len(chunk), *sources.shape), np.uint8) if sources else None
     kept: list[int] = []
     sides: list[int] = []
     bad: dict[int, str] = {}
-    for number in chunk.numbers:
-        try:
-            made = items.picture(number, frame)
-        except Unreadable as error:
-            bad[number] = str(error)
-            continue
-        pixels[len(kept)] = with_channels(made.image, images.shape[-1])
-        if beside is not None and sources is not None and made.source is not None:
-            beside[len(kept)] = with_channels(made.source, sources.shape[-1])
-        kept.append(number)
-        sides.append(made.side)
-    pixels = pixels[: len(kept)]
-    images.write(chunk.row, pixels)
-    if beside is not None and sources is not None:
-        beside = beside[: len(kept)]
-        sources.write(chunk.row, beside)
-    return _Done(chunk.row, kept, sides, bad, _is_grey(pixels), beside is None or _is_grey(beside))
+    grey = grey_sources = True
+    with images.at(chunk.row) as write, sources.at(chunk.row) if sources else nullcontext() as write_source:
+        for number in chunk.numbers:
+            try:
+                made = items.picture(number, frame)
+            except Unreadable as error:
+                bad[number] = str(error)
+                continue
+            grey = grey and _is_grey(made.image)
+            write(with_channels(made.image, images.shape[-1]))
+            if write_source is not None and sources is not None and made.source is not None:
+                grey_sources = grey_sources and _is_grey(made.source)
+                write_source(with_channels(made.source, sources.shape[-1]))
+            kept.append(number)
+            sides.append(made.side)
+    return _Done(chunk.row, kept, sides, bad, grey, grey_sources)
 
 
 def _index(items: Items, planned: Plan, writer: "_Writer", split: int) -> np.ndarray:
@@ -548,12 +550,20 @@ class _Rows:
             self._write_header(file, 0)
             self.start = file.tell()
 
-    def write(self, row: int, rows: np.ndarray) -> None:
-        with self.path.open("r+b", buffering=0) as file:
+    @contextmanager
+    def at(self, row: int) -> Iterator[Callable[[np.ndarray], None]]:
+        """A function that writes rows, the first of them number `row`."""
+        with self.path.open("r+b") as file:
             file.seek(self.start + row * self.length)
-            left = memoryview(np.ascontiguousarray(rows).reshape(-1))  # type: ignore[arg-type]
-            while len(left):
-                left = left[file.write(left) :]
+
+            def write(rows: np.ndarray) -> None:
+                file.write(np.ascontiguousarray(rows).data)
+
+            yield write
+
+    def write(self, row: int, rows: np.ndarray) -> None:
+        with self.at(row) as write:
+            write(rows)
 
     def read(self, row: int, count: int) -> np.ndarray:
         return np.fromfile(self.path, np.uint8, count * self.length, offset=self.start + row * self.length)

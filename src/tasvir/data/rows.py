@@ -68,10 +68,6 @@ class TableFile:
             self.handles[me] = self.opened()
         return self.handles[me]
 
-    def close(self) -> None:
-        """Let go of what reading leaves behind."""
-        self.handles.pop((os.getpid(), threading.get_ident()), None)
-
     def opened(self) -> Any:
         raise NotImplementedError
 
@@ -309,7 +305,6 @@ class Groups:
             writer.write_batch(batch)
         if writer is not None:
             writer.close()
-        file.close()
 
     def _full(self, why: str) -> Refused:
         return Refused(
