@@ -113,13 +113,14 @@ def pictures() -> dict[str, list[bytes]]:
         *_saved(color, "GIF", **film),
     ]
     found["bmp"] = [data for mode in ("1", "L", "P", "RGB", "RGBA") for data in _saved(modes[mode], "BMP")]
-    packings = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "group3", "group4", "webp", "zstd")
+    packings = {"1": ("packbits", "group3", "group4"), "L": ("jpeg", "tiff_lzw"), "RGB": ("jpeg", "tiff_adobe_deflate")}
     found["tiff"] = [
-        *(d for image in (*modes.values(), deep, real) for d in _saved(image, "TIFF", **about)),
+        *(d for mode, image in modes.items() if mode != "YCbCr" for d in _saved(image, "TIFF", **about)),
+        *(data for image in (deep, real) for data in _saved(image, "TIFF", **about)),
         *(
             d
-            for mode in ("1", "L", "RGB")
-            for packing in packings
+            for mode in packings
+            for packing in packings[mode]
             for d in _saved(modes[mode], "TIFF", compression=packing)
         ),
         *_saved(color, "TIFF", **film),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL
 from PIL import Image
 
+from conftest import REAL
 from tasvir.config import DataConfig, Refused
 from tasvir.data import load
 from tasvir.data.layouts import arrange
@@ -71,6 +71,12 @@ def pictures(dataset: Dataset) -> dict[bytes, tuple[str, int | None, bytes | Non
 
 # Names alone
 
+BOTH = {"train", "test"}
+
+
+def several(*folders: str) -> list[str]:
+    return [name for folder in folders for name in numbered(folder)]
+
 
 def recognized(names: list[str], layout: str = "auto", direction: str = "a-to-b"):  # type: ignore[no-untyped-def]
     return arrange(names, layout, direction, lambda positions: None)
@@ -85,14 +91,14 @@ def recognized(names: list[str], layout: str = "auto", direction: str = "a-to-b"
         (numbered("set/cats/a") + numbered("set/dogs/b"), "classes", ("cats", "dogs"), None),
         (numbered("train") + numbered("test"), "splits", (), {"train", "test"}),
         (numbered("Training") + numbered("val") + numbered("testing"), "splits", (), {"train", "test"}),
-        (numbered("x/train/c") + numbered("x/train/d") + numbered("x/valid/d"), "splits", ("c", "d"), {"train", "test"}),
+        (numbered("x/train/c") + numbered("x/train/d") + numbered("x/valid/d"), "splits", ("c", "d"), BOTH),
         (numbered("") + numbered("cats"), "flat", (), None),
         (numbered("a") + numbered("b"), "classes", ("a", "b"), None),
         (numbered("A") + numbered("B"), "matched", (), None),
         (numbered("lr") + numbered("hr", ending="jpg"), "matched", (), None),
-        (numbered("A/train") + numbered("A/test", 5) + numbered("B/train") + numbered("B/test", 5), "matched", (), {"train", "test"}),
-        (numbered("train/A") + numbered("train/B") + numbered("val/A", 5) + numbered("val/B", 5), "matched", (), {"train", "test"}),
-        (numbered("trainA", 30) + numbered("trainB") + numbered("testA", 5) + numbered("testB", 6), "unmatched", (), {"train", "test"}),
+        (several("A/train", "A/test", "B/train", "B/test"), "matched", (), BOTH),
+        (several("train/A", "train/B", "val/A", "val/B"), "matched", (), BOTH),
+        (several("trainA", "testA", "testB") + numbered("trainB", 30), "unmatched", (), BOTH),
         (numbered("source", 9) + [f"target/{n}x.png" for n in range(9)], "classes", ("source", "target"), None),
     ],
 )  # fmt: skip

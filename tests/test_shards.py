@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,13 +21,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tasvir.config import Refused
-from tasvir.data import first_look, shards, streams
+from tasvir.config import DataConfig, Refused, RunConfig, TrainConfig
+from tasvir.data import batches, first_look, load, shards, streams
 from tasvir.data.decoding import Frame, Unreadable, decode
 from tasvir.data.first_look import open_stream
 from tasvir.data.shards import Shard, class_of, expand, grouped, labels, located, samples
 from tasvir.data.splitting import TEST_FRACTION, digest_of
 from tasvir.data.streams import Stream
+from tasvir.models import recipe
+from tasvir.runs import Run
+from tasvir.training.loop import train
 
 webdataset = pytest.importorskip("webdataset")
 fsspec = pytest.importorskip("fsspec")
@@ -526,18 +530,58 @@ def test_the_buffer_is_bounded_by_bytes_too(tmp_path, monkeypatch):
     assert most < 8  # nothing far down a shard can have been in so small a buffer
 
 
-def test_augmentation_is_given_floats_and_the_step(tmp_path):
-    found = open_stream([folder_of_shards(tmp_path / "set")], Frame(8))
-    given = []
+def streamed(root, **settings):
+    source = (str(folder_of_shards(root)),)
+    return load(DataConfig(source=source, stream=True, **{"size": 8, **settings}))
 
-    def finish(image: torch.Tensor, step: int) -> torch.Tensor:
-        given.append((step, tuple(image.shape), float(image.min()), float(image.max())))
-        return image * 0 + step
 
-    batches = dict(Stream(found, 4, 0, "cpu", finish=finish).iterate(2, 4))
-    assert [(step, shape) for step, shape, _, _ in given] == [(2, (4, 3, 8, 8)), (3, (4, 3, 8, 8))]
-    assert all(-1 <= low < high <= 1 for _, _, low, high in given)
-    assert float(batches[3].image.mean()) == 3
+def test_streamed_pictures_are_augmented_and_made_pairs_of_like_packed_ones(tmp_path):
+    plain, flipped = (streamed(tmp_path / "set", flip=flip) for flip in (False, True))
+    mirrored = 0
+    both = [batches.stream(dataset, 4, 0, "cpu").iterate(0, 20) for dataset in (plain, flipped)]
+    for (_, one), (_, other) in zip(*both, strict=True):
+        for ours, theirs in zip(one.image, other.image, strict=True):
+            assert torch.equal(ours, theirs) or torch.equal(ours.flip(-1), theirs)
+            mirrored += not torch.equal(ours, theirs)
+    assert 20 < mirrored < 60  # of 80
+    masked = streamed(tmp_path / "set", derive="masked", mask=0.5)
+    whole = list(batches.stream(masked, 4, 0, "cpu").iterate(3, 5))
+    parts = [list(batches.stream(masked, 2, 0, "cpu", rank=rank, processes=2).iterate(3, 5)) for rank in range(2)]
+    for (_, batch), (_, first), (_, second) in zip(whole, *parts, strict=True):
+        assert ((batch.source != batch.image).any(1).sum((1, 2)) > 8).all()
+        assert torch.equal(batch.source, torch.cat([first.source, second.source]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"limit": 5}, "data.limit does not go"),
+        ({"fraction": 0.5}, "data.fraction does not go"),
+        ({"folders": 2}, "data.folders does not go"),
+        ({"layout": "matched"}, "layout matched does not go"),
+        ({"derive": "edges"}, "derive edges does not go"),
+    ],
+)
+def test_what_streaming_cannot_do_is_refused(tmp_path, settings, words):
+    with pytest.raises(Refused, match=words):
+        streamed(tmp_path / "set", **settings)
+
+
+def test_a_training_from_shards_goes_on_exactly(tmp_path):
+    dataset = streamed(tmp_path / "set", flip=True)
+    found = recipe("vae")
+    settings = TrainConfig(
+        steps=6, batch_size=8, precision="float32", checkpoint_every=3, sample_every=0, tensorboard=False
+    )
+    weights = []
+    for name, stops in (("whole", (6,)), ("halves", (3, 6))):
+        for stop in stops:
+            config = RunConfig("vae", 0, dataset.settings, replace(settings, steps=stop), found.tiny)
+            run = Run(tmp_path / name, config, dataset.pictures, dataset.description)
+            run = run.create() if stop == stops[0] else run
+            assert train(run, dataset) == "done"
+        weights.append(run.latest().tensors("model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_nothing_is_left_behind_when_training_stops(tmp_path, small_buffer):

@@ -109,12 +109,15 @@ class Train:
 
 def _anywhere(data: DataConfig) -> DataConfig:
     """The settings with absolute paths, so that a run finds its pictures from any folder."""
+    from tasvir.data.shards import is_address
     from tasvir.data.sources import DATASETS, absolute
 
-    source = tuple(
-        str(absolute(name)) if name not in DATASETS and absolute(name).exists() else name for name in data.source
-    )
-    return replace(data, source=source, root=data.root and absolute(str(data.root)))
+    def whole(name: str) -> str:
+        if name in DATASETS or is_address(name):
+            return name
+        return str(absolute(name)) if "{" in name or absolute(name).exists() else name
+
+    return replace(data, source=tuple(map(whole, data.source)), root=data.root and absolute(str(data.root)))
 
 
 def _built(run: "Run") -> "Model":
@@ -166,8 +169,9 @@ def _training_sentence(run: "Run", dataset: "Dataset") -> str:
     shape = f"{dataset.pictures.size}×{dataset.pictures.size} {'grey' if dataset.pictures.channels == 1 else 'colour'}"
     if dataset.pictures.source is not None:
         shape += f", with {'' if dataset.pictures.matched else 'unmatched '}sources"
+    many = f"{len(dataset.train)} pictures" if dataset.stream is None else f"{len(dataset.stream.shards)} shards"
     return (
-        f"Training {run.config.recipe} on {dataset.name} ({len(dataset.train.images)} pictures, {shape}; "
+        f"Training {run.config.recipe} on {dataset.name} ({many}, {shape}; "
         f"{len(dataset.test.images)} held out) for {run.config.train.steps} steps in {run.folder}."
     )
 
@@ -561,6 +565,7 @@ class Cache:
 
     def __call__(self) -> None:
         from tasvir.data import cache
+        from tasvir.data.items import cache_folder
 
         if self.clear:
             wanted = cache.chosen(self.clear)
@@ -589,5 +594,5 @@ class Cache:
                 f"{entry.bytes / 1e6:>9,.1f} MB  {entry.changed:%Y-%m-%d}  {entry.kind:<16} {entry.name}  {entry.about}"
             )
             print(told.rstrip())
-        total = f"{sum(entry.bytes for entry in found) / 1e6:>9,.1f} MB in {cache.cache_folder()}"
+        total = f"{sum(entry.bytes for entry in found) / 1e6:>9,.1f} MB in {cache_folder()}"
         print(f"{total}; `tasvir data cache --clear NAME` or `--clear all` removes it.")

@@ -112,7 +112,8 @@ class DataConfig:
     color: Literal["auto", "grey", "rgb"] = "auto"
     """auto: grey if all pictures are."""
     labels: str | None = None
-    """Which attribute is the class, for sets that have several (cartoons); `none` leaves labels out."""
+    """Which attribute is the class, for sets that have several (cartoons); `none` leaves labels out; for streamed
+    shards, how many classes there are, where the first shards do not show all."""
     limit: Count | None = None
     """Use only so many training pictures."""
     fraction: PositiveFraction = 1.0

@@ -8,6 +8,7 @@ import numpy as np
 from tasvir.config import DataConfig, Pictures, Refused
 from tasvir.data.decoding import Frame, Unreadable, decode, parse_color, with_channels
 from tasvir.data.packing import Dataset, Split, pack
+from tasvir.data.shards import is_address
 from tasvir.data.sources import DATASETS, ENDINGS, absolute, find
 
 __all__ = ["DATASETS", "Dataset", "Split", "load", "look"]
@@ -25,18 +26,49 @@ def load(config: DataConfig, choose_size: Callable[[int | None], int] = own_size
     any will do) and returns the height and width to pack at. Raises `Refused` for an unknown name, a set that cannot
     be fetched, fewer than `packing.MINIMUM` readable pictures, settings that do not fit the pictures, or a full disk.
     """
+    if config.stream or any(is_address(name) for name in config.source):
+        size = choose_size(None) if config.size is None else config.size
+        return _with_settings(_streamed(config, size), config)
     source = find(config)
     size = choose_size(source.size) if config.size is None else config.size
-    if config.jitter is not None and config.jitter < size:
-        raise Refused(f"--data.jitter is {config.jitter}; it enlarges pictures of {size} px, so give {size} or more.")
     if config.derive != "none" and (source.beside is not None or source.layout in ("side-by-side", "matched")):
         raise Refused(f"{source.name} has pairs already; leave --data.derive out, or say --data.layout flat.")
     return _with_settings(pack(source, config, size), config)
 
 
+def _streamed(config: DataConfig, size: int) -> Dataset:
+    """A set in shards, of which only the test pictures are in memory. Raises `Refused` for settings it cannot have."""
+    from tasvir.data.first_look import open_stream
+
+    usual = DataConfig()
+    for setting in ("limit", "fraction", "folders"):
+        if getattr(config, setting) != getattr(usual, setting):
+            raise Refused(f"--data.{setting} does not go with streaming, which reads every shard; leave it out.")
+    if config.layout not in ("auto", "shards") or config.derive == "edges":
+        which = f"--data.layout {config.layout}" if config.layout not in ("auto", "shards") else "--data.derive edges"
+        raise Refused(f"{which} does not go with streaming; pack the pictures instead, without --data.stream.")
+    frame = Frame(size, config.fit, parse_color(config.background))
+    found = open_stream(config.source, frame, color=config.color, labels=config.labels)
+    nothing = np.empty((0, size, size, found.channels), np.uint8)
+    hashes = found.description["hash"]
+    return Dataset(
+        name=found.name,
+        pictures=Pictures(found.channels, size, found.classes),
+        train=Split(nothing, None if found.labels is None else np.empty(0, np.int64), hashes["train"]),
+        test=Split(found.held_out, found.labels, hashes["test"]),
+        notes=found.notes,
+        skipped=found.skipped,
+        description=found.description,
+        stream=found,
+    )
+
+
 def _with_settings(dataset: Dataset, config: DataConfig) -> Dataset:
-    """The set with what is made of it in batches."""
+    """The set with what is made of it in batches. Raises `Refused` where that cannot be."""
     pictures = dataset.pictures
+    if config.jitter is not None and config.jitter < pictures.size:
+        least = pictures.size
+        raise Refused(f"--data.jitter is {config.jitter}; it enlarges pictures of {least} px, so give {least} or more.")
     if config.derive != "none":
         from tasvir.data import derive
 
@@ -52,7 +84,8 @@ def look(
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """The first `number` readable pictures of a file, folder, archive or set, in its own order and not packed.
 
-    They are made square as `like` says. Returns uint8 [N,size,size,channels], and (file, reason) of those that cannot be read. Raises `Refused` if none can.
+    They are made square as `like` says. Returns uint8 [N,size,size,channels], and (file, reason) of those that cannot
+    be read. Raises `Refused` if none can.
     """
     path, config = absolute(source), DataConfig(source=(source,), fit=like.fit, background=like.background)
     frame = Frame(size, config.fit, parse_color(config.background))

@@ -1,6 +1,6 @@
 """Batches from a packed set: an endless shuffled stream, each batch a pure function of (seed, step, rank)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ def pictures_of(
         beside = numbers % len(split.sources)
         source = to_float(torch.from_numpy(_gathered(split.sources, beside)).to(device))
     elif _is_derived(dataset.settings):
-        source = derived(dataset.settings.derive, image, scale=dataset.settings.scale, mask=dataset.settings.mask)
+        source = _derived(dataset.settings, image)
     return Batch(image, label, source)
 
 
@@ -69,6 +69,76 @@ def _gathered(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     found = np.empty((len(indices), *images.shape[1:]), images.dtype)
     found[order] = images[indices[order]]
     return found
+
+
+def stream(
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    *,
+    channels_last: bool = True,
+    rank: int = 0,
+    processes: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> "Batches | FromShards":
+    """The batches of a set, from its pack or from shards; `say` is told what goes wrong on the way."""
+    if dataset.stream is None:
+        return Batches(dataset, batch_size, seed, device, channels_last=channels_last, rank=rank, processes=processes)
+    return FromShards(dataset, batch_size, seed, device, channels_last, rank, processes, say)
+
+
+@dataclass
+class FromShards:
+    """Like `Batches`, for sets that are read from shards as training goes."""
+
+    dataset: Dataset
+    batch_size: int
+    seed: int
+    device: torch.device | str
+    channels_last: bool
+    rank: int
+    processes: int
+    say: Callable[[str], None] | None
+
+    def iterate(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
+        """(step, batch) for the steps from `start` up to and without `stop`."""
+        from tasvir.data.streams import Stream
+
+        assert self.dataset.stream is not None
+        changes, settings = augmentation(self.dataset.settings), self.dataset.settings
+        size, share = self.dataset.pictures.size, (self.batch_size, self.rank, self.processes)
+        shards = Stream(
+            self.dataset.stream,
+            self.batch_size,
+            self.seed,
+            self.device,
+            channels_last=self.channels_last,
+            rank=self.rank,
+            processes=self.processes,
+            say=self.say,
+        )
+        for step, batch in shards.iterate(start, stop):
+            if changes.moves or changes.paints:
+                draws = augment.draw(changes, size, self.seed, step, *share)
+                batch.image, _ = augment.apply(changes, draws, batch.image)
+            if _is_derived(settings):
+                batch.source = _derived(settings, batch.image, _holes(settings, size, self.seed, step, *share))
+            yield step, batch
+
+
+def _derived(settings: DataConfig, image: Tensor, holes: Tensor | None = None) -> Tensor:
+    """The sources of a batch of pictures; without `holes`, masked in the centre."""
+    return derived(settings.derive, image, scale=settings.scale, mask=settings.mask, holes=holes)
+
+
+def _holes(
+    settings: DataConfig, size: int, seed: int, step: int, batch_size: int, rank: int, processes: int
+) -> Tensor | None:
+    """[batch_size,3] where to mask this rank's pictures, if that is asked for."""
+    if settings.derive != "masked":
+        return None
+    return boxes(seed, step, batch_size * processes, size, settings.mask)[rank * batch_size : (rank + 1) * batch_size]
 
 
 @dataclass
@@ -203,9 +273,8 @@ class Batches:
                 draws = self.draws(step, self.seed + OTHER_SEED).to(self.device)
             source = self._floats(read.source, draws)
         elif _is_derived(self.settings):
-            source = derived(
-                self.settings.derive, image, scale=self.settings.scale, mask=self.settings.mask, holes=self._holes(step)
-            )
+            share = self.batch_size, self.rank, self.processes
+            source = _derived(self.settings, image, _holes(self.settings, self.size, self.seed, step, *share))
         label = None if read.label is None else read.label.to(self.device, non_blocking=True)
         return Batch(image, label, source)
 
@@ -218,10 +287,3 @@ class Batches:
         if draws is not None:
             image = augment.appearance(self.augmentation, draws, image)
         return image if self.channels_last else image.contiguous()
-
-    def _holes(self, step: int) -> Tensor | None:
-        if self.settings.derive != "masked":
-            return None
-        count = self.batch_size * self.processes
-        holes = boxes(self.seed, step, count, self.size, self.settings.mask)
-        return holes[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]

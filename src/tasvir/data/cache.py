@@ -16,7 +16,7 @@ KINDS = {
     "packs": "packed pictures",
     "tars": "unpacked archive",
     "tables": "unpacked table",
-    "shards": "index of shards",
+    "streams": "look at shards",
     "datasets": "fetched set",
 }
 """Folder in the cache → what each thing in it is."""

@@ -35,6 +35,7 @@ ALIKE = 0.1
 """Distance of two hashes below which pictures can be nearly the same; two different pictures are about 1 apart."""
 SURE = 0.03
 """... and below which they are, whatever else is in the set."""
+TREES, LEAF = 6, 1024
 NEIGHBOURS, CLEAR = 16, 0.4
 """... and else only if they are this much closer to each other than to their 16th neighbour: where all pictures are
 alike, as the ones among handwritten digits, none of them is a copy."""
@@ -350,63 +351,65 @@ def _copies(readable: np.ndarray, digests: np.ndarray) -> list[Group]:
 
 
 def _alike(readable: np.ndarray, digests: np.ndarray, sides: np.ndarray) -> list[Group]:
-    """Groups of pictures that look the same though their files differ; of pairs, both sides must.
-
-    Only neighbours in a k-d tree are compared: 100,000 pictures take seconds, whatever they are.
-    """
-    from scipy.spatial import cKDTree
+    """Groups of pictures that look the same though their files differ; of pairs, both sides must."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
     numbers = readable[(sides["contrast"][readable] >= FAINT).any(1)]
-    if len(numbers) < 2:
-        return []
-    hashes = np.ascontiguousarray(sides["hash"][numbers].reshape(len(numbers), -1))
+    hashes = np.ascontiguousarray(sides["hash"][numbers].reshape(len(numbers), sides.shape[1] * HASH))
     known: dict[bytes, int] = {}  # one point for all that look exactly the same
-    places = np.array([known.setdefault(row.tobytes(), len(known)) for row in hashes])
+    places = np.array([known.setdefault(row.tobytes(), len(known)) for row in hashes], np.int64)
     _, firsts = np.unique(places, return_index=True)
-    points = _turned(hashes[firsts].astype(np.float32) / np.sqrt(np.float32(sides.shape[1])))
-    del known, hashes
-    leader = _leaders(points, cKDTree(points))
-    members: dict[int, list[int]] = defaultdict(list)
-    for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
-        members[leader[place]].append(number)
-    groups = [tuple(group) for group in members.values() if len(group) > 1]
-    return [group for group in groups if len({digests[number].tobytes() for number in group}) > 1]
+    points = hashes[firsts].astype(np.float32) / np.sqrt(np.float32(sides.shape[1]))
+    one, other = _tied(points)
+    links = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(points), len(points)))
+    group_of = connected_components(links, directed=False)[1][places] if len(points) else places
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, group in zip(numbers.tolist(), group_of.tolist(), strict=True):
+        groups[group].append(number)
+    several = [tuple(group) for group in groups.values() if len(group) > 1]
+    return [group for group in several if len({digests[number].tobytes() for number in group}) > 1]
 
 
-def _turned(points: np.ndarray) -> np.ndarray:
-    """The same distances in as few coordinates as it takes, those that vary most first: a tree of MNIST's 70,000
-    digits is searched eight times as fast."""
-    centred = points - points.mean(0)
-    variance, axes = np.linalg.eigh(np.cov(centred.T.astype(np.float64)))
-    return np.ascontiguousarray(centred @ axes[:, variance > 1e-12][:, ::-1].astype(np.float32))
+def _tied(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[N,D] float32 to the places of pairs of points that are nearly the same.
+
+    Every point is compared with those that share a leaf with it in one of some random trees (Dasgupta and Freund
+    2008), so that a hundred times as many take a hundred times as long, whatever they are.
+    """
+    crowd = np.full(len(points), np.inf, np.float32)  # how far the 16th neighbour is, at most
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    generator = np.random.default_rng(0)
+    for _ in range(TREES if len(points) > LEAF else 1):
+        for leaf in _leaves(points, np.arange(len(points)), generator):
+            squares = (points[leaf] ** 2).sum(1)
+            distances = squares[:, None] + squares - 2 * (points[leaf] @ points[leaf].T)
+            np.fill_diagonal(distances, np.inf)
+            some = np.flatnonzero(distances.min(1, initial=np.inf) < ALIKE**2)
+            if not len(some):
+                continue
+            reach = min(NEIGHBOURS, len(leaf) - 1)
+            near = np.argpartition(distances[some], reach - 1, axis=1)[:, :reach]
+            reached = np.sqrt(np.maximum(np.take_along_axis(distances[some], near, 1), 0))
+            crowd[leaf[some]] = np.minimum(crowd[leaf[some]], reached.max(1))
+            row, column = np.nonzero(reached < ALIKE)
+            found.append((leaf[some][row], leaf[near[row, column]], reached[row, column]))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    one, other, distance = (np.concatenate(part) for part in zip(*found, strict=True))
+    tied = (distance < SURE) | (distance < CLEAR * np.minimum(crowd[one], crowd[other]))
+    return one[tied], other[tied]
 
 
-def _leaders(points: np.ndarray, tree: Any) -> list[int]:
-    """For every point one of the points that it is tied to by being nearly the same, or itself."""
-    leader = list(range(len(points)))
-    if len(points) < 2:
-        return leader
-    nearest, _ = tree.query(points, k=2, distance_upper_bound=ALIKE, workers=-1)
-    some = np.flatnonzero(np.isfinite(nearest[:, 1]))
-    if not len(some):
-        return leader
-    reach = min(NEIGHBOURS + 1, len(points))
-    distances, others = tree.query(points[some], k=reach, distance_upper_bound=ALIKE / CLEAR, workers=-1)
-    crowd = np.full(len(points) + 1, np.inf)  # the last stands for neighbours that are farther than asked for
-    crowd[some] = distances[:, -1]
-    clear = CLEAR * np.minimum(distances[:, -1:], crowd[others])
-    tied = (distances <= SURE) | ((distances <= ALIKE) & (distances <= clear))
-
-    def first(place: int) -> int:
-        while leader[place] != place:
-            leader[place] = leader[leader[place]]
-            place = leader[place]
-        return place
-
-    for row, column in zip(*np.nonzero(tied), strict=True):
-        one, other = first(int(some[row])), first(int(others[row, column]))
-        leader[max(one, other)] = min(one, other)
-    return [first(place) for place in range(len(points))]
+def _leaves(points: np.ndarray, places: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """Places in parts of at most `LEAF`, halved again and again along the line through two of the points."""
+    if len(places) <= LEAF:
+        yield places
+        return
+    one, other = generator.choice(places, 2, replace=False)
+    order = np.argsort(points[places] @ (points[one] - points[other]), kind="stable")
+    for half in np.array_split(order, 2):
+        yield from _leaves(points, places[half], generator)
 
 
 def _testing(given: Sequence[str], pictures: np.ndarray) -> np.ndarray:

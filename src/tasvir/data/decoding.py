@@ -100,9 +100,6 @@ def described(frame: Frame) -> str:
     )
 
 
-FILTER = described(Frame(1))
-
-
 def opened(data: bytes) -> Image.Image:
     """Bytes of a file to a picture whose size, mode and EXIF are known and whose pixels are not decoded yet.
 

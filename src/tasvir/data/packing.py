@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -24,6 +24,9 @@ from tasvir.data.decoding import Decoded, Frame, Unreadable, described, parse_co
 from tasvir.data.items import Items, Source, cache_folder
 from tasvir.data.splitting import SPLITS, Plan, plan
 from tasvir.data.workers import Workers, workers
+
+if TYPE_CHECKING:
+    from tasvir.data.first_look import Streamed
 
 FORMAT = 2
 """Version of what a pack holds and of how pictures are decoded: raising it packs every set anew."""
@@ -67,6 +70,8 @@ class Dataset:
     """All of this but the arrays, as plain values; `description.json` of the pack."""
     settings: DataConfig = DataConfig()
     """What is made of the pictures in batches: augmentation, derived sources."""
+    stream: "Streamed | None" = None
+    """Where training pictures are read from as training goes; `train` is empty then."""
 
 
 @dataclass(frozen=True)

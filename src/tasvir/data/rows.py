@@ -138,7 +138,7 @@ class ArrowFile(TableFile):
         allocated = arrow().total_allocated_bytes
         before = allocated()
         batch = read()
-        batch.validate()
+        batch.validate()  # a negative length in a damaged file would end the process
         self.mapped = (self.mapped or not self.groups) and 2 * (allocated() - before) < batch.nbytes
         return batch.num_rows
 
@@ -150,9 +150,8 @@ class ArrowFile(TableFile):
         else:
             source.seek(group)
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
-        batch.validate()  # lengths in a damaged file would lead out of it, or end the process
         array = _inner(batch.column(self.schema.get_field_index(column)))
-        array.validate(full=True)
+        array.validate(full=True)  # as would one that leads out of it
         yield array
 
 

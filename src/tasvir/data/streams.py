@@ -95,8 +95,7 @@ class Stream:
     its share: every process reads the whole stream and decodes only what is its own. In the place of a picture that
     cannot be decoded comes the next one after it that can, among those of the step, the first following the last.
 
-    `finish` is given [B,C,H,W] float in [-1,1] on the device and the step, and returns the same augmented. `say` is
-    told a sentence where something goes wrong that does not stop the training.
+    `say` is told a sentence where something goes wrong that does not stop the training.
     """
 
     def __init__(
@@ -109,14 +108,13 @@ class Stream:
         channels_last: bool = True,
         rank: int = 0,
         processes: int = 1,
-        finish: "Callable[[Tensor, int], Tensor] | None" = None,
         say: Callable[[str], None] | None = None,
     ):
         import torch
 
         self.streamed, self.batch_size, self.seed, self.device = streamed, batch_size, seed, torch.device(device)
         self.channels_last, self.rank, self.processes = channels_last, rank, processes
-        self.finish, self.say = finish, say
+        self.say = say
         self.skipped: dict[str, str] = {}
         """Name to reason of the first `NAMED` pictures and shards that could not be used."""
         self._lock = threading.Lock()
@@ -287,8 +285,6 @@ class Stream:
             images.append(known[other])
             labels.append(group[other].label)
         image = to_float(self._ready(torch.from_numpy(np.stack(images))))
-        if self.finish is not None:
-            image = self.finish(image, step)
         label = self._ready(torch.tensor(labels)) if self.streamed.numbers else None
         return Batch(image if self.channels_last else image.contiguous(), label)
 

@@ -86,6 +86,8 @@ def nearest_class(subject: Subject) -> list[Value]:
     if subject.test_labels is None or subject.test[0].size > LARGEST:
         return []
     train = subject.opened.dataset.train
+    if not len(train):  # streamed: there are no training pictures at hand
+        return []
     assert train.labels is not None
     names = ("nearest_class_accuracy", "class_agreement", "class_coverage")
     found = neighbours.judge(subject.samples, train.images, train.labels, subject.test, subject.test_labels)

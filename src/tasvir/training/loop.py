@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tasvir import pictures
 from tasvir.core import Model, Noise, Reconstructs, Samples
-from tasvir.data.batches import Batches, pictures_of, to_uint8
+from tasvir.data.batches import Batches, FromShards, pictures_of, stream, to_uint8
 from tasvir.models import recipe
 from tasvir.runs import Run
 from tasvir.training import processes
@@ -50,7 +50,9 @@ def train(run: Run, dataset: "Dataset", model: Model | None = None) -> Literal["
         state.load(run.latest())
     if settings.compile:
         state.compile()
-    batches = Batches(
+    writer = processes.is_writer()
+    reporter = Reporter(state.step, settings.steps, settings.batch_size * processes.count(), loud=writer)
+    batches = stream(
         dataset,
         settings.batch_size,
         seed,
@@ -58,9 +60,8 @@ def train(run: Run, dataset: "Dataset", model: Model | None = None) -> Literal["
         channels_last=settings.channels_last,
         rank=processes.rank(),
         processes=processes.count(),
+        say=reporter.say if writer else None,
     )
-    writer = processes.is_writer()
-    reporter = Reporter(state.step, settings.steps, settings.batch_size * processes.count(), loud=writer)
     keeper = Keeper(run, state, dataset, reporter) if writer else None
     try:
         with interruption() as asked:
@@ -81,7 +82,7 @@ def train(run: Run, dataset: "Dataset", model: Model | None = None) -> Literal["
             keeper.close()
 
 
-def _advance(state: State, batches: Batches, keeper: "Keeper | None", asked: list[int]) -> str:
+def _advance(state: State, batches: Batches | FromShards, keeper: "Keeper | None", asked: list[int]) -> str:
     """Train on until the end, an interruption, or too many skipped updates; says which."""
     settings = state.run.config.train
     meter = Meter()
