@@ -455,6 +455,7 @@ def test_plain_files_are_mapped_not_loaded(tmp_path):
         file.truncate(start + count * 63)
     found = read(path)
     assert found.count == count and (found.row(0) == 200).all() and not found.row(count - 1).any()
+    path.unlink()
 
 
 def test_too_large_pictures_are_refused(tmp_path):

@@ -638,6 +638,56 @@ def test_torchvision_sets_are_downloaded_only_when_absent(tmp_path, monkeypatch,
     assert dataset.train.labels.tolist() == [n % 10 for n in range(20)] and len(dataset.pictures.classes) == 10
 
 
+def lines(path: Path, *words: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(words))
+
+
+def pets(root: Path, train: list[int], test: list[int]) -> None:
+    for name, numbers in (("trainval", train), ("test", test)):
+        about = [f"{('Cat', 'Dog')[n % 2]}_{n} {n % 2 + 1} {n % 2 + 1} 1" for n in numbers]
+        lines(root / "oxford-iiit-pet" / "annotations" / f"{name}.txt", *about)
+    for n in train + test:
+        write(root / "oxford-iiit-pet" / "images" / f"{('Cat', 'Dog')[n % 2]}_{n}.jpg", noise(n))
+
+
+def textures(root: Path, train: list[int], test: list[int]) -> None:
+    for name, numbers in (("train1", train), ("val1", test[:4]), ("test1", test[4:])):
+        lines(root / "dtd" / "dtd" / "labels" / f"{name}.txt", *(f"{'ab'[n % 2]}/{n}.jpg" for n in numbers))
+    for n in train + test:
+        write(root / "dtd" / "dtd" / "images" / "ab"[n % 2] / f"{n}.jpg", noise(n))
+
+
+def food(root: Path, train: list[int], test: list[int]) -> None:
+    for name, numbers in (("train", train), ("test", test)):
+        found = {kind: [f"{kind}/{n}" for n in numbers if "ab"[n % 2] == kind] for kind in "ab"}
+        lines(root / "food-101" / "meta" / f"{name}.json", json.dumps(found))
+    for n in train + test:
+        write(root / "food-101" / "images" / "ab"[n % 2] / f"{n}.jpg", noise(n))
+
+
+def satellites(root: Path, train: list[int], test: list[int]) -> None:
+    for n in train + test:
+        write(root / "eurosat" / "2750" / "ab"[n % 2] / f"{n}.jpg", noise(n))
+
+
+@pytest.mark.parametrize(
+    "name, lay", [("oxford-pets", pets), ("dtd", textures), ("food101", food), ("eurosat", satellites)]
+)
+def test_torchvisions_sets_of_files_are_read_where_they_lie(tmp_path, name, lay):
+    """By torchvision itself, from its own layout on disk."""
+    lay(tmp_path, list(range(20)), list(range(20, 26)))
+    dataset = load(DataConfig(source=(name,), root=tmp_path, size=24))
+    assert len(dataset.pictures.classes) == 2 and dataset.pictures.channels == 3
+    if name != "eurosat":
+        assert (len(dataset.train), len(dataset.test)) == (20, 6)
+    assert sorted(np.concatenate([dataset.train.labels, dataset.test.labels]).tolist()) == [0] * 13 + [1] * 13
+    one = (tmp_path / "oxford-iiit-pet" / "images" / "Cat_4.jpg") if name == "oxford-pets" else None
+    if one is not None:
+        place = [image.tobytes() for image in dataset.train.images].index(np.asarray(Image.open(one)).tobytes())
+        assert dataset.train.labels[place] == 0
+
+
 def test_every_row_of_the_table_opens_or_refuses_plainly(tmp_path, monkeypatch):
     offline(monkeypatch)
     for name in DATASETS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from enum import IntFlag
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -227,8 +227,9 @@ def _look(
             elif halves:
                 _file_facts(contents[0], name, frame, shown[place])
             else:
-                for which, content in enumerate(contents[:sides]):
-                    _file_facts(content, name if which == 0 else "", frame, shown[place, which : which + 1])
+                _file_facts(contents[0], name, frame, shown[place, :1])
+                if sides == 2:
+                    _source_facts(contents[1], frame, shown[place, 1:])
             picture["state"] = READABLE
         except Unreadable as error:
             reasons[number] = str(error)
@@ -267,6 +268,14 @@ def _file_facts(content: bytes, name: str, frame: Frame, shown: np.ndarray) -> N
             if not _is_grey(pixels):
                 side["traits"] &= ~int(Trait.GREY)
     shown["traits"] |= int(traits | Trait.TRANSPARENT * _transparent(image))
+
+
+def _source_facts(content: bytes, frame: Frame, shown: np.ndarray) -> None:
+    """The same for the other file of a pair."""
+    try:
+        _file_facts(content, "", frame, shown)
+    except Unreadable as error:
+        raise Unreadable(f"its partner: {error}") from None
 
 
 def _pixels(content: bytes, frame: Frame, halves: int) -> tuple[np.ndarray, ...]:
@@ -381,7 +390,7 @@ def _tied(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     generator = np.random.default_rng(0)
     for _ in range(TREES if len(points) > LEAF else 1):
-        for leaf in _leaves(points, np.arange(len(points)), generator):
+        for leaf in _leaves(points, np.arange(len(points), dtype=np.int32), generator):
             squares = (points[leaf] ** 2).sum(1)
             distances = squares[:, None] + squares - 2 * (points[leaf] @ points[leaf].T)
             np.fill_diagonal(distances, np.inf)
@@ -459,7 +468,7 @@ def remarks(found: Findings, size: int | None = None) -> list[Remark]:
         *_leaks(found),
         *_class_remarks(found),
         *_pair_remarks(found),
-        *_say(found, "wrong", "blank", found.having(Trait.BLANK), "of one colour", "they stay"),
+        *_blank(found),
         *_repeated(found),
         *_shape_remarks(found, size),
         *_color_remarks(found),
@@ -556,6 +565,11 @@ def _pair_remarks(found: Findings) -> Iterator[Remark]:
     other_size = found.readable & ~other_shape & (width[:, 0] != width[:, 1])
     what, done = "with a source of another size", "both are brought to one size"
     yield from _say(found, "unusual", "pair-sizes", np.flatnonzero(other_size).tolist(), what, done)
+
+
+def _blank(found: Findings) -> Iterator[Remark]:
+    level, what = ("unusual", "with a side of one colour") if found.paired else ("wrong", "of one colour")
+    yield from _say(found, level, "blank", found.having(Trait.BLANK), what, "they stay")
 
 
 def _repeated(found: Findings) -> Iterator[Remark]:

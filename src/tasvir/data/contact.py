@@ -26,7 +26,7 @@ def plain(found: Findings, suits: Sequence[Suit] = ()) -> dict[str, Any]:
     good, counts = found.good, found.class_counts().tolist()
     pixels = good["width"].astype(np.int64) * good["height"]
     said = remarks(found, size_to_train(suits, found))
-    return {
+    values = {
         "name": found.source.name,
         "layout": found.source.layout,
         "notes": list(found.source.notes),
@@ -46,11 +46,21 @@ def plain(found: Findings, suits: Sequence[Suit] = ()) -> dict[str, Any]:
         "pixels": int(pixels.sum()),
         "bytes": int(found.pictures["bytes"].sum()),
         "packed_bytes": {str(size): packed_bytes(found, size) for size in _packed_sizes(found, suits)},
-        "remarks": [{**asdict(remark), "cases": [list(case) for case in remark.cases]} for remark in said],
+        "remarks": [asdict(remark) for remark in said],
         "recipes": [asdict(suit) for suit in suits],
         "hint": hint(found),
         "beside": None if found.beside is None else plain(found.beside),
     }
+    return _encodable(values)
+
+
+def _encodable(value: Any) -> Any:
+    """With the bytes of names that are no UTF-8 written as escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(inner) for key, inner in value.items()}
+    return [_encodable(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def sizes(found: Findings) -> dict[str, Any]:
@@ -163,7 +173,9 @@ def _readable(found: Findings) -> str:
 def _splits(found: Findings) -> str:
     counts = found.counts()
     how = "as the set has them" if found.settled else "decided by what is in the files"
-    return f"{counts['train']:,} for training and {counts['test']:,} for testing, {how}"
+    chosen = [f"--data.{name}" for name in ("limit", "fraction") if getattr(found.config, name) not in (None, 1)]
+    before = f", before {' and '.join(chosen)}" if chosen else ""
+    return f"{counts['train']:,} for training and {counts['test']:,} for testing, {how}{before}"
 
 
 def _classes(found: Findings) -> str:

@@ -165,8 +165,11 @@ def archive(path: Path) -> Files | None:
                 f"{path.name} is compressed, so it was unpacked once into {plain} ({plain.stat().st_size >> 20} MiB)."
             )
             return _tar(path, plain, note)
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, NotImplementedError, EOFError, ValueError) as error:
-        raise Refused(f"{path} cannot be read as an archive ({str(error)[:150]}).\nFetch or make it again.") from None
+    except Refused:
+        raise
+    except Exception as error:  # damaged archives make Python's readers raise almost anything
+        why = " ".join(str(error).split())[:150] or type(error).__name__
+        raise Refused(f"{path} cannot be read as an archive ({why}).\nFetch or make it again.") from None
     return None
 
 
@@ -174,10 +177,12 @@ def _zip(path: Path) -> Files:
     root, found = path.resolve(), _Found()
     first = zipfile.ZipFile(root)
     for entry in first.infolist():
-        if entry.is_dir() or any(_hidden(part) for part in entry.filename.split("/")):
+        if entry.is_dir():
             continue
         if _outside(entry.filename):
             found.skipped.append((entry.filename, "its name leads outside the archive"))
+        elif any(_hidden(part) for part in entry.filename.split("/")):
+            continue
         elif stat.S_ISLNK(entry.external_attr >> 16):
             found.skipped.append((entry.filename, "a link, not a file"))
         else:
@@ -197,8 +202,12 @@ def _zip(path: Path) -> Files:
 
     def load(name: str) -> bytes:
         try:
+            if first.getinfo(name).file_size > LARGEST_FILE:
+                raise Unreadable(f"larger than {LARGEST_FILE >> 20} MiB")
             with handles.mine().open(name) as file:
                 return file.read(LARGEST_FILE + 1)
+        except Unreadable:
+            raise
         except Exception as error:  # wrong checksum, password, unknown compression
             raise Unreadable(f"cannot be taken out of the zip: {error}") from None
 
@@ -251,10 +260,12 @@ def _tar(path: Path, plain: Path, *notes: str) -> Files:
         for entry in listing:
             listing.members = []  # type: ignore[attr-defined]  # or it would remember them all
             name = entry.name.removeprefix("./")
-            if entry.isdir() or any(_hidden(part) for part in name.split("/")):
+            if entry.isdir():
                 continue
             if _outside(name):
                 found.skipped.append((entry.name, "its name leads outside the archive"))
+            elif any(_hidden(part) for part in name.split("/")):
+                continue
             elif not entry.isreg() or entry.issparse():
                 found.skipped.append((entry.name, "a link or device, not a file"))
             else:

@@ -91,7 +91,7 @@ def _listed(path: Path) -> Files | None:
     if path.is_dir():
         found = files.folder(path)
         return found if found.names else _archives(found) or found
-    if _is_array(path):
+    if arrays.recognized(path):
         return None
     archive = files.archive(path)
     if archive is None:
@@ -271,14 +271,6 @@ def _seam(listing: Files, positions: list[int]) -> str | None:
 # Arrays and tables
 
 
-def _is_array(path: Path) -> bool:
-    name = path.name.lower()
-    if name.endswith((".npy", ".npz")) or re.search(r"[.-]idx[1-4]?(-ubyte)?(\.gz)?$", name):
-        return True
-    with path.open("rb") as file:
-        return file.read(4) in (b"\0\0\x08\x03", b"\0\0\x08\x04", b"\x93NUM")
-
-
 def _array(path: Path, config: DataConfig) -> Source:
     if config.layout not in ("auto", "flat"):
         raise Refused(f"--data.layout is {config.layout}, but {path} holds an array, with a layout of its own.")
@@ -307,14 +299,16 @@ def _array(path: Path, config: DataConfig) -> Source:
         )
 
     about = path.stat()
-    note = f"{path.name}: an array file with {found.count} pictures of {width}x{height}."
+    labels = hashlib.sha256(
+        b"" if found.labels is None else found.labels.tobytes()
+    ).hexdigest()  # of another file perhaps
     return Source(
         name=path.stem.split(".")[0],
         address=["array", str(path), config.background, config.layout],
-        fingerprint=[about.st_size, about.st_mtime_ns],
+        fingerprint=[about.st_size, about.st_mtime_ns, labels],
         size=size,
         read=read,
-        notes=(note, *found.notes),
+        notes=found.notes,
         layout="array",
     )
 
