@@ -265,8 +265,8 @@ def _file_facts(content: bytes, name: str, frame: Frame, shown: np.ndarray) -> N
     if any(pixels.shape[-1] == 3 for pixels in made) and (shown["traits"] & Trait.GREY).any():
         # a small spot of colour is lost in a thumbnail
         for side, pixels in zip(shown, _pixels(content, replace(frame, size=256), len(shown)), strict=True):
-            if not _is_grey(pixels):
-                side["traits"] &= ~int(Trait.GREY)
+            if side["traits"] & Trait.GREY and not _is_grey(pixels):
+                side["traits"] ^= Trait.GREY
     shown["traits"] |= int(traits | Trait.TRANSPARENT * _transparent(image))
 
 
@@ -548,8 +548,9 @@ def _class_remarks(found: Findings) -> Iterator[Remark]:
             what = f"times as many in the largest class, {largest}, as in the smallest, {smallest}"
             done = "each is learned as often as it is there"
             yield Remark("imbalance", "wrong", round(total[most] / total[least]), what, done)
+    enough = TINY if found.settled else 5 * TINY  # a tenth of fewer can be none by chance
     for place, word in enumerate(("training", "test")):
-        missing = [name for name, row in zip(classes, counts, strict=True) if row[place] == 0 and row.sum() >= TINY]
+        missing = [name for name, row in zip(classes, counts, strict=True) if row[place] == 0 and row.sum() >= enough]
         done = "they are not learned" if place == 0 else "they are not tested"
         yield from say(f"no-{word}", missing, f"{among} without a {word} picture", done)
 
