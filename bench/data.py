@@ -16,16 +16,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
+from tasvir.training.allocator import keep_freed_memory
 
-from tasvir.config import DataConfig
-from tasvir.data import load
-from tasvir.data.batches import Batches
+keep_freed_memory()  # as `tasvir train` does
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from tasvir.config import DataConfig  # noqa: E402
+from tasvir.data import load  # noqa: E402
+from tasvir.data.batches import Batches  # noqa: E402
 
 WORKERS = 2
-SETS = {64: (2_000, 64), 256: (600, 16)}
+SETS = {64: (10_000, 64), 256: (2_000, 16)}
 """Height and width → pictures made, batch."""
 ROUNDS, BATCHES = 7, 25
 GROWING = 1_000, 10_000, 100_000
@@ -176,8 +180,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a folder with one sub-folder of pictures for each class")
     asked = parser.parse_args()
     what = asked.what or ["batches", "packing", "memory"]
-    torch.set_num_threads(1)  # as in the loader's workers; also keeps the figures steady on a shared machine
-    print(f"{os.cpu_count()} cores, 1 thread each, torch {torch.__version__}\n")
+    torch.set_num_threads(WORKERS)  # as many as the other side has processes
+    print(f"{os.cpu_count()} cores, {WORKERS} threads or workers on either side, torch {torch.__version__}\n")
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["TASVIR_CACHE"] = str(Path(temporary) / "cache")
         folders = {size: asked.folder or Path(temporary) / f"pictures-{size}" for size in SETS}

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from conftest import tiny_run
 from tasvir import cli
+from tasvir.config import DataConfig
+from tasvir.data import load
 from tasvir.training.loop import train
 
 
@@ -57,6 +60,56 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def album(root: Path, count: int = 24) -> Path:
+    """Two folders of pictures, a broken one and a copy among them."""
+    for number in range(count):
+        (root / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "ab"[number % 2] / f"{number}.png")
+    (root / "a" / "copy.png").write_bytes((root / "a" / "0.png").read_bytes())
+    (root / "b" / "broken.png").write_bytes(b"not a picture")
+    return root
+
+
+def test_pictures_are_checked_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    album(tmp_path / "album")
+    code, out, _ = tasvir(capsys, "data", "check", "album")
+    assert code == 0 and "b/broken.png" in out and "a/copy.png" in out and "tasvir train vae --data album" in out
+    assert min(Image.open(tmp_path / "album-check.png").size) > 100
+    code, out, _ = tasvir(capsys, "data", "check", "album", "--json", "--out", "sheets/x.jpg", "--data.layout", "flat")
+    found = json.loads(out)
+    assert code == 0 and found["contact_sheet"] == "sheets/x.jpg" and (tmp_path / "sheets" / "x.jpg").is_file()
+    assert "broken.png" in json.dumps(found) and "--data.layout flat" in json.dumps(found)
+    command = next(
+        line.strip() for line in tasvir(capsys, "data", "check", "album")[1].splitlines() if "train ae" in line
+    )
+    code, _, said = tasvir(capsys, *command.split()[1:], "--train.steps", 2, "--model.widths", 4, 8, "--out", "run")
+    assert code == 0 and "broken.png" in said and "exact copies" in said
+
+
+def test_the_cache_is_listed_and_cleared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASVIR_CACHE", str(tmp_path / "cache"))
+    album(tmp_path / "one"), album(tmp_path / "two")
+    for name in ("one", "two"):
+        load(DataConfig(source=(str(tmp_path / name),), size=8))
+    code, out, _ = tasvir(capsys, "data", "cache")
+    assert code == 0 and "one-8-" in out and "two-8-" in out and "25 pictures, 8×8 colour" in out
+    code, _, said = tasvir(capsys, "data", "cache", "--clear", "three")
+    assert code == 2 and "three" in said
+    assert tasvir(capsys, "data", "cache", "--clear", "one")[1].startswith("Removed 1,")
+    kept = json.loads(tasvir(capsys, "data", "cache", "--json")[1])
+    assert [entry["name"][:6] for entry in kept] == ["two-8-"] and kept[0]["bytes"] > 25 * 8 * 8 * 3
+    with FileLock(tmp_path / "cache" / "packs" / f".{kept[0]['name'].rsplit('-', 1)[0]}.lock"):
+        assert "1 stay" in tasvir(capsys, "data", "cache", "--clear", "all")[1]
+    assert tasvir(capsys, "data", "cache", "--clear", "all")[1].startswith("Removed 1,")
+    assert json.loads(tasvir(capsys, "data", "cache", "--json")[1]) == []
 
 
 def test_samples_go_out_by_ending(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,6 +271,15 @@ BAD: list[tuple[list[str], str]] = [
     (["compare", "{gan}"], "at least 2"),
     (["report"], "at least 1"),
     (["report", "/no/such/run"], "does not exist"),
+    (["data", "chekc", "digits"], "Perhaps you meant check"),
+    (["data", "check"], "wants pictures"),
+    (["data", "check", "/no/such/folder"], "no data set or path"),
+    (["data", "check", "digits", "--out", "x.gif"], "must end in .png or .jpg"),
+    (["train", "vae", "--data", "digits", "--data.jitter", "4"], "give 8 or more"),
+    (["train", "vae", "--data", "digits", "--data.derive", "grey"], "grey"),
+    (["train", "vae", "--data", "digits", "--data.background", "blue"], "#rrggbb"),
+    (["train", "vae", "--data", "digits", "--data.layout", "matched"], "layout of its own"),
+    (["train", "vae", "--data", "s3://bucket/a.tar", "--data.limit", "5"], "does not go with streaming"),
     (["recipes", "vae-265"], "Perhaps you meant vae-256"),
 ]
 

@@ -539,18 +539,19 @@ class Check:
         out = self.out or Path(f"{source.name}-check.png")
         if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise Refused(f"--out {out} must end in .png or .jpg.")
-        findings = check.check(source)
-        suits = check.suiting(source, findings, config)
+        found = check.check(source, config)
+        suits = check.suiting(found)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            contact.contact_sheet(source, findings).save(out)
+            contact.contact_sheet(found).save(out)
         except OSError as error:
             raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
         if self.json:
-            print(json.dumps({**check.plain(findings, suits), "contact_sheet": str(out)}, indent=1, ensure_ascii=False))
+            plain = {**contact.plain(found, suits), "contact_sheet": str(out)}
+            print(json.dumps(plain, indent=1, ensure_ascii=False))
         else:
-            print(check.told(findings, suits))
-            print(f"Contact sheet: {out}")
+            print(contact.told(found, suits))
+            print(f"\nContact sheet: {out}")
         return 0
 
 

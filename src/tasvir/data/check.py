@@ -347,7 +347,7 @@ def perceptual_hash(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     few = rows[:CHROMA]
     parts = rows @ luma @ rows.T, few @ ((blue - luma) * 0.564) @ few.T, few @ ((red - luma) * 0.713) @ few.T
     values = np.concatenate([part.ravel() for part in parts])
-    contrast = float(np.sqrt(sum(float((part**2).sum() - part[0, 0] ** 2) for part in parts)))
+    contrast = float(np.sqrt(sum((part.ravel()[1:] ** 2).sum() for part in parts)))
     return (values / max(contrast, 2 * FAINT)).astype(np.float16), contrast
 
 
@@ -514,15 +514,14 @@ def _leaks(found: Findings) -> Iterator[Remark]:
     cleaned = "the copies for training are left out" if found.items.sorted else "they stay, as the set was published"
     what = "for testing, though exact copies are for training"
     yield from _say(found, "wrong", "leaked", same, what, cleaned, testing(same), " = ")
-    known = {number for group in same for number in group}
-    near = [group for group in found.straddling(found.alike) if not known >= set(group)]
+    near = found.straddling(found.alike)
     done = "they stay, and test results look a little better than they are"
     what = "for testing, though nearly the same are for training"
     yield from _say(found, "wrong", "leaked-alike", near, what, done, testing(near), " ~ ")
     labels = found.labels
     if labels is not None:
         torn = [group for group in found.copies if len(np.unique(labels[list(group)])) > 1]
-        done = "they stay: keep each in its true class only"
+        done = "they stay; keep each in its true class only"
         yield from _say(found, "wrong", "contradictory", torn, "copies in different classes", done, _all(torn), " = ")
 
 

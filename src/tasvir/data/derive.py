@@ -48,7 +48,7 @@ def check(name: str, *, channels: int, size: int, scale: int, mask: float) -> No
             f" Use --data.size {max(scale, size - size % scale)} or another scale."
         )
     if name == "masked" and not hole_side(size, mask):
-        raise Refused(f"--data.mask {mask} of {size} px is less than one pixel. Use at least {1 / size:.3f}.")
+        raise Refused(f"--data.mask {mask} of {size} px is less than one pixel. Use at least {1 / size:.2g}.")
 
 
 def source_shape(name: str, channels: int, size: int, scale: int) -> tuple[int, int]:
