@@ -37,12 +37,13 @@ GROWING = 1_000, 10_000, 100_000
 
 def make_pictures(folder: Path, size: int, count: int) -> None:
     """JPEGs of cartoons, in two classes."""
-    from tasvir.data.cartoons import cartoon
+    from tasvir.data.cartoons import LARGEST, cartoon
 
     for number in range(count):
         place = folder / ("even", "odd")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cartoon(number, size)[0]).save(place / f"{number:05d}.jpg", quality=90)
+        drawn = Image.fromarray(cartoon(number, min(size, LARGEST))[0])
+        drawn.resize((size, size), Image.Resampling.BICUBIC).save(place / f"{number:05d}.jpg", quality=90)
 
 
 def ours(folder: Path, size: int, batch: int) -> Iterator[torch.Tensor]:
@@ -191,8 +192,11 @@ def main() -> None:
             if "batches" in what:
                 batches(folders[size], size, batch)
         if "packing" in what:
-            packing(folders[64], 64, Path(temporary) / "cache")
-            packing(folders[256], 128, Path(temporary) / "cache")
+            for size, to in ((64, 64), (256, 128)):
+                packing(folders[size], to, Path(temporary) / "cache")
+            if asked.folder is None:
+                make_pictures(Path(temporary) / "pictures-512", 512, 600)
+                packing(Path(temporary) / "pictures-512", 128, Path(temporary) / "cache")
         if "memory" in what:
             memory(Path(temporary) / "growing")
 

@@ -162,6 +162,8 @@ def _classes(places: list[_Place], forced: bool) -> tuple[list[int] | None, tupl
 
 def _domains(places: list[_Place], layout: str, direction: str, notes: list[str]) -> Arrangement | None:
     """Pairs matched by name, or two unmatched sets, if that is what the folders say."""
+    if layout == "auto" and len({place.folders[0] for place in places if place.folders}) not in range(2, 7):
+        return None  # neither A and B nor trainA, trainB, testA, testB
     places = [replace(place) for place in places]  # what is read off them counts only if they are pairs
     known = _read_domains(places, forced=layout != "auto")
     if known is None:

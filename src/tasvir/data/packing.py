@@ -435,7 +435,7 @@ def _decode_into(
 ) -> None:
     """Append the readable ones among `numbers`, up to the limit; every worker writes what it decoded."""
     size, limit = order.frame.size, order.limit
-    length = max(1, min(64, CHUNK_BYTES // (size * size * 3)))
+    length = max(1, min(256, CHUNK_BYTES // (size * size * 3), len(numbers) // (4 * crew.count)))
     decode = partial(_decode_chunk, frame=order.frame, images=writer.images, sources=writer.sources)
     left = numbers
     while left and (limit is None or len(writer) < limit):

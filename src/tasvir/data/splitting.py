@@ -108,7 +108,7 @@ def _digests(
             unknown.append(number)
         else:
             digests[number] = digest
-    for done in workers.map(_hash_chunk, chunked(unknown, 64), len(unknown), "reading"):
+    for done in workers.map(_hash_chunk, chunked(unknown, 256), len(unknown), "reading"):
         for number, digest, reason in done:
             if reason:
                 bad[number] = reason
