@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tasvir.config import Refused
 from tasvir.data import augment
 from tasvir.data.augment import Augmentation, appearance, apply, draw, geometry
 
@@ -253,10 +252,3 @@ def test_draws_fill_their_ranges_evenly():
     changes = draws.colors - torch.tensor([0.0, 1.0, 1.0])
     assert changes.abs().max() <= 0.4 + 1e-6 and changes.abs().amax(0).min() > 0.399
     assert changes.mean(0).abs().max() < 5 * 0.4 / (3 * count) ** 0.5
-
-
-def test_a_jitter_smaller_than_the_pictures_is_refused():
-    Augmentation(jitter=20).check(20)
-    Augmentation().check(20)
-    with pytest.raises(Refused, match=r"--data\.jitter is 200.*256 px.*286"):
-        Augmentation(jitter=200).check(256)

@@ -100,6 +100,9 @@ def recognized(names: list[str], layout: str = "auto", direction: str = "a-to-b"
         (several("train/A", "train/B", "val/A", "val/B"), "matched", (), BOTH),
         (several("trainA", "testA", "testB") + numbered("trainB", 30), "unmatched", (), BOTH),
         (numbered("source", 9) + [f"target/{n}x.png" for n in range(9)], "classes", ("source", "target"), None),
+        (numbered("inputs") + numbered("targets", 15), "matched", (), None),
+        (numbered("mask") + numbered("image"), "matched", (), None),
+        (numbered("train/c") + numbered("train/d") + numbered("dev/c"), "splits", ("c", "d"), BOTH),
     ],
 )  # fmt: skip
 def test_layouts_are_recognized_by_names(names, layout, classes, splits):  # type: ignore[no-untyped-def]
@@ -141,6 +144,24 @@ def test_a_layout_can_be_forced(names, layout, expected):  # type: ignore[no-unt
 def test_a_layout_that_does_not_fit_is_refused(names, layout, words):  # type: ignore[no-untyped-def]
     with pytest.raises(Refused, match=words):
         recognized(names, layout)
+
+
+def test_what_might_be_meant_otherwise_is_said():
+    (said,) = recognized(numbered("cats") + numbered("dogs")).notes[1:]
+    assert "--data.layout matched makes pairs of them" in said
+    assert not recognized(numbered("cats") + numbered("dogs", 9)).notes[1:]
+    notes = recognized(numbered("train") + numbered("val") + numbered("extra")).notes
+    assert "look like a split" in notes[0] and "extra/00.png" in notes[0]
+
+
+def test_two_files_of_one_name_are_not_lost():
+    names = ["A/1.png", "A/1.jpg", "A/2.png", "B/1.png", "B/2.png", "B/2.bmp"]
+    found = recognized(names)
+    assert found.layout == "matched" and len(found.pictures) == 2
+    assert {names[position]: why for position, why in found.left_out} == {
+        "A/1.jpg": "1.png has the same name, and is used",
+        "B/2.bmp": "2.png has the same name, and is used",
+    }
 
 
 def test_partners_are_found_by_name_and_leftovers_are_told():
@@ -261,10 +282,11 @@ def test_dataset_json_gives_the_classes(tmp_path, kind):  # type: ignore[no-unty
     assert data(root, layout="classes").pictures.classes == ("00000", "00001", "00002")
     (root / "dataset.json").write_text('{"labels": null}')
     assert data(root).pictures.classes == () and len(pictures(data(root))) == 24
-    (root / "dataset.json").write_text("[")
-    with pytest.raises(Refused, match=r"dataset.json cannot be read"):
-        data(root)
-    assert len(pictures(data(root, layout="flat"))) == 24
+    for other in ("[", '{"labels": [["elsewhere.png", 1]]}', '{"labels": [["00000/img00000000.png", [0.1, 0.2]]]}'):
+        (root / "dataset.json").write_text(other)
+        assert told(data(root), "so it was left aside") and len(pictures(data(root))) == 24
+        with pytest.raises(Refused, match=r"layout is dataset-json, but"):
+            data(root, layout="dataset-json")
 
 
 @pytest.mark.parametrize("together", [".zip", ".tar"])
@@ -281,6 +303,40 @@ def test_a_folder_of_archives_is_one_set(tmp_path, together):  # type: ignore[no
     for number, kind in enumerate(("cats", "dogs")):
         (tmp_path / "all" / f"{kind}{together}").rename(tmp_path / "all" / f"part-{number:03d}{together}")
     assert data(tmp_path / "all").pictures.classes == ()
+
+
+def test_what_is_no_archive_in_a_folder_of_them_is_named(tmp_path):  # type: ignore[no-untyped-def]
+    (tmp_path / "all").mkdir()
+    archived(write(tmp_path / "good", numbered("")), ".zip").rename(tmp_path / "all" / "good.zip")
+    (tmp_path / "all" / "empty.zip").write_bytes(b"")
+    (tmp_path / "all" / "cut.zip").write_bytes((tmp_path / "all" / "good.zip").read_bytes()[:-30])
+    dataset = data(tmp_path / "all")
+    assert len(pictures(dataset)) == 20 and {file for file, _ in dataset.skipped} == {"empty.zip", "cut.zip"}
+    (tmp_path / "all" / "good.zip").unlink()
+    with pytest.raises(Refused, match="None of the archives"):
+        data(tmp_path / "all")
+
+
+def test_many_archives_do_not_stay_open(tmp_path):  # type: ignore[no-untyped-def]
+    from tasvir.data import files
+
+    (tmp_path / "all").mkdir()
+    for number in range(2 * files.MOST_OPEN):
+        with zipfile.ZipFile(tmp_path / "all" / f"{number:03d}.zip", "w") as archive:
+            png = io.BytesIO()
+            Image.fromarray(pixels(number)).save(png, "PNG")
+            archive.writestr("a.png", png.getvalue())
+    items = find(DataConfig(source=(str(tmp_path / "all"),))).read()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert all(items.contents(number) for number in (*range(len(items)), 0, 1))
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + files.MOST_OPEN
+
+
+def test_what_is_skipped_is_told_of_the_files_as_they_are_now(tmp_path):  # type: ignore[no-untyped-def]
+    root = write(tmp_path / "set", numbered(""))
+    assert not data(root).skipped
+    (root / "gone.png").symlink_to(tmp_path / "nowhere")
+    assert [file for file, _ in data(root).skipped] == ["gone.png"] and told(data(root), "gone.png")
 
 
 # Pairs
@@ -327,6 +383,45 @@ def test_pairs_matched_by_name_stay_together(tmp_path):  # type: ignore[no-untyp
     assert two.name == "A-to-B"
     turned = data(tmp_path / "set" / "A", tmp_path / "set" / "B", layout="matched", direction="b-to-a")
     assert {source: image for image, (_, _, source) in pictures(turned).items()} == expected
+
+
+def test_both_directions_hold_out_the_same_pairs(tmp_path):  # type: ignore[no-untyped-def]
+    for number in range(60):
+        for folder, seed in (("A", number), ("B", 100 + number)):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels(seed)).save(tmp_path / "set" / folder / f"{number}.png")
+    there, back = (data(tmp_path / "set", direction=direction) for direction in ("a-to-b", "b-to-a"))
+    assert there.test.sources is not None
+    assert {image.tobytes() for image in there.test.sources} == {image.tobytes() for image in back.test.images}
+
+
+def test_a_picture_of_another_shape_is_not_cut_in_two(tmp_path):  # type: ignore[no-untyped-def]
+    root = pairs(tmp_path)
+    Image.fromarray(pixels(7)).save(root / "z.png")
+    for number in range(30):
+        beside(smooth(50 + number), 255 - smooth(number + 200)).save(root / f"y{number}.png")
+    dataset = data(root)
+    assert dict(dataset.skipped) == {"z.png": "not twice as wide as high, as the other pairs are"}
+    assert not data(root, layout="side-by-side").skipped
+
+
+def test_several_sources_of_pairs_stay_pairs(tmp_path):  # type: ignore[no-untyped-def]
+    one, two = pairs(tmp_path), tmp_path / "others"
+    two.mkdir()
+    for number in range(20):
+        beside(smooth(300 + number), 255 - smooth(number + 400)).save(two / f"{number}.png")
+    dataset = data(one, two)
+    assert dataset.pictures.source is not None and len(dataset.pictures.classes) == 2
+    with pytest.raises(Refused, match="cannot be put together"):
+        data(one, write(tmp_path / "plain", numbered("")))
+    assert data(one, tmp_path / "plain", layout="flat").pictures.source is None
+
+
+def test_sources_of_the_same_name_are_told_apart(tmp_path):  # type: ignore[no-untyped-def]
+    one = write(tmp_path / "x" / "set", numbered(""))
+    two = write(tmp_path / "y" / "set", [f"{number}.png" for number in range(100, 120)])
+    dataset = data(one, two)
+    assert dataset.pictures.classes == ("x-set", "y-set") and "/" not in dataset.name
 
 
 def test_unmatched_sets_are_packed_each_on_its_own(tmp_path):  # type: ignore[no-untyped-def]
@@ -429,6 +524,7 @@ def test_some_of_the_class_folders_are_chosen(tmp_path):  # type: ignore[no-unty
         for seed in range(8 * number, 8 * number + 8):
             expected = chosen[0].index(f"class-{kind}") if f"class-{kind}" in chosen[0] else None
             assert found.get(pixels(seed).tobytes(), (0, None))[1] == expected
+    assert told(data(root, folders=2), "2 of the 8 classes were chosen: class-")
     with pytest.raises(Refused, match="only 8 classes"):
         data(root, folders=9)
     with pytest.raises(Refused, match="no classes to choose from"):
@@ -465,6 +561,13 @@ def test_array_files_are_sets(tmp_path, ending):  # type: ignore[no-untyped-def]
     assert set(pictures(small)) == expected
     with pytest.raises(Refused, match="layout of its own"):
         data(path, layout="classes")
+
+
+def test_a_folder_of_arrays_says_to_name_one(tmp_path):  # type: ignore[no-untyped-def]
+    (tmp_path / "set").mkdir()
+    np.save(tmp_path / "set" / "faces.npy", np.zeros((20, 8, 8), np.uint8))
+    with pytest.raises(Refused, match=r"Name the one that is meant: faces.npy"):
+        data(tmp_path / "set")
 
 
 def test_pickled_arrays_are_refused(tmp_path):  # type: ignore[no-untyped-def]

@@ -25,7 +25,7 @@ from tasvir.config import DataConfig, Refused, RunConfig, TrainConfig
 from tasvir.data import batches, first_look, load, shards, streams
 from tasvir.data.decoding import Frame, Unreadable, decode
 from tasvir.data.first_look import open_stream
-from tasvir.data.shards import Shard, class_of, expand, grouped, labels, located, samples
+from tasvir.data.shards import Shard, class_of, expand, labels, located, samples
 from tasvir.data.splitting import TEST_FRACTION, digest_of
 from tasvir.data.streams import Stream
 from tasvir.models import recipe
@@ -331,10 +331,6 @@ def test_labels_of_shards_that_are_packed():
     assert found[:2] == ([1, 0, 1, 0, None], ("0", "1"))
     assert labels(pictures, others[:2], files.__getitem__) is None
     assert labels(pictures, others, lambda name: name.encode()) is None  # texts, each another
-    places = list(files)
-    assert grouped(places) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, None])
-    assert grouped(pictures) == ([0, 1, 2, 3, 4], None)
-    assert grouped(["a.png", "a.txt", "a.cls", "a.json"]) == ([0], [2])
 
 
 def test_classes_keep_their_numbers():

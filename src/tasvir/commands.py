@@ -243,7 +243,7 @@ class Resume:
             return 0
         processes.start(run.config.train.device)
         dataset = load(replace(run.config.data, size=run.pictures.size))
-        if dataset.pictures != run.pictures or dataset.train.hash != run.dataset.get("hash", {}).get("train"):
+        if dataset.pictures != run.pictures or dataset.changed_since(run.dataset):
             raise Refused(
                 f"The pictures of {run.data_words} are not those the run was trained on.\n"
                 "Put them back as they were, or train anew."

@@ -48,8 +48,14 @@ class Opened:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The pictures the run was trained on, as they are now."""
-        return load(replace(self.run.config.data, size=self.run.pictures.size))
+        """The pictures the run was trained on, as they are now; says so where they are no longer the same."""
+        found = load(replace(self.run.config.data, size=self.run.pictures.size))
+        if found.changed_since(self.run.dataset):
+            print(
+                f"The pictures of {self.run.data_words} have changed since {self.run.name} was trained.",
+                file=sys.stderr,
+            )
+        return found
 
     @property
     def held_out(self) -> np.ndarray:

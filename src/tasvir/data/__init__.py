@@ -31,7 +31,8 @@ def load(config: DataConfig, choose_size: Callable[[int | None], int] = own_size
         return _with_settings(_streamed(config, size), config)
     source = find(config)
     size = choose_size(source.size) if config.size is None else config.size
-    if config.derive != "none" and (source.beside is not None or source.layout in ("side-by-side", "matched")):
+    _check(config, size)
+    if config.derive != "none" and (source.beside is not None or source.paired):
         raise Refused(f"{source.name} has pairs already; leave --data.derive out, or say --data.layout flat.")
     return _with_settings(pack(source, config, size), config)
 
@@ -63,18 +64,27 @@ def _streamed(config: DataConfig, size: int) -> Dataset:
     )
 
 
-def _with_settings(dataset: Dataset, config: DataConfig) -> Dataset:
-    """The set with what is made of it in batches. Raises `Refused` where that cannot be."""
-    pictures = dataset.pictures
-    if config.jitter is not None and config.jitter < pictures.size:
-        least = pictures.size
-        raise Refused(f"--data.jitter is {config.jitter}; it enlarges pictures of {least} px, so give {least} or more.")
+def _check(config: DataConfig, size: int, channels: int = 3) -> None:
+    """Raise `Refused` for settings that pictures of this size and so many channels cannot have."""
+    if config.jitter is not None and config.jitter < size:
+        raise Refused(
+            f"--data.jitter is {config.jitter}, smaller than the pictures ({size} px): give {size} or more; "
+            f"pix2pix's 286 for 256 is {round(size * 286 / 256)} here."
+        )
     if config.derive != "none":
         from tasvir.data import derive
 
-        sizes = {"size": pictures.size, "scale": config.scale}
-        derive.check(config.derive, channels=pictures.channels, mask=config.mask, **sizes)
-        channels, size = derive.source_shape(config.derive, pictures.channels, **sizes)
+        derive.check(config.derive, channels=channels, size=size, scale=config.scale, mask=config.mask)
+
+
+def _with_settings(dataset: Dataset, config: DataConfig) -> Dataset:
+    """The set with what is made of it in batches. Raises `Refused` where that cannot be."""
+    pictures = dataset.pictures
+    _check(config, pictures.size, pictures.channels)
+    if config.derive != "none":
+        from tasvir.data.derive import source_shape
+
+        channels, size = source_shape(config.derive, pictures.channels, pictures.size, config.scale)
         pictures = replace(pictures, source=Pictures(channels, size))
     return replace(dataset, pictures=pictures, settings=config)
 
@@ -84,10 +94,14 @@ def look(
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """The first `number` readable pictures of a file, folder, archive or set, in its own order and not packed.
 
-    They are made square as `like` says. Returns uint8 [N,size,size,channels], and (file, reason) of those that cannot
-    be read. Raises `Refused` if none can.
+    They are made square, and pairs turned, as `like` says. Returns uint8 [N,size,size,channels], and (file, reason) of
+    those that cannot be read. Raises `Refused` if none can.
     """
-    path, config = absolute(source), DataConfig(source=(source,), fit=like.fit, background=like.background)
+    path = absolute(source)
+    usual = DataConfig()
+    config = replace(
+        like, source=(source,), labels=None, limit=None, fraction=1.0, folders=None, stream=False, layout=usual.layout
+    )
     frame = Frame(size, config.fit, parse_color(config.background))
     if path.is_file() and path.suffix.lower().lstrip(".") in ENDINGS:
         names, picture = [path.name], lambda _, frame: decode(path.read_bytes(), frame)

@@ -1,4 +1,4 @@
-"""Pictures held as arrays: .npy, .npz and IDX files (MNIST's), looked at and mapped from disk, not loaded whole."""
+"""Pictures held as arrays: .npy, .npz and IDX files (MNIST's), known by their headers, and mapped where they can be."""
 
 import gzip
 import math
@@ -18,38 +18,54 @@ import numpy as np
 
 from tasvir.config import Refused
 from tasvir.data.decoding import LARGEST_FILE, Unreadable
+from tasvir.data.layouts import SPLIT_FOLDERS
 
 PICTURES = ("images", "image", "x", "imgs", "pictures", "data", "arr_0")
 """Names of the array that holds the pictures of an .npz, best first; otherwise the only one that can."""
 LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
 CLASSES = ("classes", "class_names", "label_names", "categories")
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "test", "validation": "test"}
+BESIDE = {"images": "labels", "image": "label", "x": "y", "X": "y", "data": "labels"}
+"""A word in the name of an .npy of pictures, and what stands for it in that of its labels."""
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 LAYOUTS = "[N,H,W], [N,H,W,C] or [N,C,H,W] with 1 or 3 channels, or [N,H,W,4] with transparency"
 _BLOCK = 16 << 20  # bytes looked through at once
 _HEADER = 1 << 16  # bytes in which an .npy says what it is; a claim of more is not believed
 _MOST = 1000  # arrays in one .npz
 _DENSEST = 1032  # bytes that deflate can make of one
+_NAMED = 8  # arrays that one sentence names
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """The pictures of one array file, by number."""
+class Loaded:
+    """The pictures of one array file, by number, and what their values told."""
 
-    count: int
     row: Callable[[int], np.ndarray]
     """Number to [H,W,1 or 3] uint8. Raises `Unreadable` where floats are not finite."""
     content: Callable[[int], bytes]
     """The picture's values as they are stored."""
-    shape: tuple[int, int, int]
-    """Height, width, channels (1 or 3) of every picture."""
     labels: np.ndarray | None = None
     """[N] int64, numbers of `classes`."""
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Plain sentences: the range of the values, and the classes."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What the headers of an array file say."""
+
+    count: int
+    shape: tuple[int, int, int]
+    """Height, width, channels (1 or 3) of every picture."""
+    fingerprint: list[list[int]]
+    """Size and time of change (ns) of the file, and of the file of labels beside it if there is one."""
+    load: Callable[[], Loaded]
+    """Reads the values, at every call: what is compressed comes into memory, and all but bytes is looked through once,
+    in blocks. Raises `Refused` where they are damaged, too large for memory, or of no range that is known."""
     splits: list[str] | None = None
     """`train` or `test` for each picture, where the file says so."""
     notes: tuple[str, ...] = ()
-    """Plain sentences: what was recognized."""
+    """Plain sentences: what was recognized, and what was left aside."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,9 @@ class _Entry:
         return f"{self.name} {self.dtype.name} [{','.join(map(str, self.shape))}]"
 
 
+_Part = tuple[str, _Entry, _Entry | None]  # split, pictures, labels
+
+
 def recognized(path: Path) -> bool:
     """Whether a file is one of these, by its name or by how it begins; not whether it can be read."""
     if path.suffix.lower() in (".npy", ".npz") or re.search(r"idx[1-4].ubyte(\.gz)?$", path.name.lower()):
@@ -78,22 +97,53 @@ def recognized(path: Path) -> bool:
 
 
 def read(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Arrays:
-    """The pictures in an .npy, .npz or IDX file (plain or .gz), with labels where there are any.
+    """The pictures in an .npy, .npz or IDX file (plain or .gz), with labels where there are any; only headers are read.
 
     Integers of 8 and 16 bits, booleans, and floats in [0,1], [-1,1] or [0,255] become uint8; a fourth channel is
-    transparency and laid on the background. All values but bytes are looked through once, in blocks. Raises `Refused`
-    for anything that is no such array: damaged, truncated, pickled, of another shape or range, too large.
+    transparency and laid on the background. Raises `Refused` for what is no such array as far as headers tell: pickled,
+    cut off, of another shape or type; `Arrays.load` does so for values.
     """
+    files = [path, *_partner(path)]
+    stamps = [_stamp(file) for file in files]
+    others: list[_Entry | str] = []
     if path.suffix.lower() == ".npz":
-        return _npz(path, background)
-    if path.suffix.lower() == ".npy":
-        images = _npy(path)
-        beside = _partner(path, {"images": "labels", "image": "label", "x": "y", "X": "y", "data": "labels"}, _npy)
+        parts, others = _npz(path)
     else:
-        entry = _idx(path)
-        images = entry
-        beside = _partner(path, {"images": "labels"}, _idx)
-    return _arrays(path, [("", images, beside)], None, background)
+        images, *labels = map(_npy if path.suffix.lower() == ".npy" else _idx, files)
+        parts = [("", images, labels[0] if labels else None)]
+    layout, shape = _form(path, [images for _, images, _ in parts])
+    counts = [images.shape[0] for _, images, _ in parts]
+    labels, refused = _label_entries(parts)
+    names = [entry for entry in others if isinstance(entry, _Entry) and labels and _are_class_names(entry)][:1]
+    aside = [str(other) for other in others if other not in names]
+    form = {"NHW": "[N,H,W]", "NHWC": "[N,H,W,C]", "NCHW": "[N,C,H,W], channels first"}[layout]
+    what = f"{sum(counts)} pictures of {shape[0]}x{shape[1]} (height x width), {parts[0][1].dtype.name} {form}"
+    notes = [f"{path.name}: {what}."]
+    if shape[2] == 4:
+        notes.append("The fourth channel is taken as transparency.")
+    splits: list[str] = []
+    if parts[0][0]:
+        for (split, *_), count in zip(parts, counts, strict=True):
+            splits += [split] * count
+        named = ", ".join(f"{images.name} ({split})" for split, images, _ in parts)
+        notes.append(f"Its arrays are taken as training and test split: {named}.")
+    if aside:
+        more = f" and {len(aside) - _NAMED} more" * (len(aside) > _NAMED)
+        notes.append(f"Left aside: {', '.join(aside[:_NAMED])}{more}.")
+
+    def load() -> Loaded:
+        if [_stamp(file) for file in files] != stamps:
+            raise Refused(f"{path} was changed since it was looked at.\nStart again when it is complete.")
+        return _loaded(path, [images for _, images, _ in parts], labels, names, layout, background)
+
+    return Arrays(
+        count=sum(counts),
+        shape=(shape[0], shape[1], min(shape[2], 3)),
+        fingerprint=stamps,
+        load=load,
+        splits=splits or None,
+        notes=(*notes, *refused),
+    )
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -117,18 +167,23 @@ def _npy(path: Path) -> _Entry:
     return _Entry(path.stem, shape, dtype, partial(_mapped, path, dtype, shape, order, offset))
 
 
-def _npz(path: Path, background: tuple[int, int, int]) -> Arrays:
+def _npz(path: Path) -> tuple[list[_Part], list[_Entry | str]]:
+    """The pictures in it with their labels, and whatever else it holds, with names of classes first."""
     with _plainly(path), zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        infos = archive.infolist()
+        members = [info for info in infos if info.filename.endswith(".npy")]
         if len(members) > _MOST:
             raise Refused(f"{path} holds {len(members)} arrays.\nPut the pictures into one: np.savez(images=...).")
         entries = {member.filename[:-4]: _member(path, archive, member) for member in members}
-    names = next((entries[name] for name in CLASSES if name in entries), None)
-    return _arrays(path, _named_parts(path, entries), names, background)
+    parts = _named_parts(path, entries)
+    taken = {id(entry) for part in parts for entry in part[1:]}
+    left = [entry for entry in entries.values() if id(entry) not in taken]
+    left.sort(key=lambda entry: CLASSES.index(entry.name) if entry.name in CLASSES else len(CLASSES))
+    return parts, [*left, *(_printable(info.filename) for info in infos if info not in members and not info.is_dir())]
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Entry:
-    name = member.filename[:-4]
+    name = _printable(member.filename[:-4])
     with archive.open(member) as file:
         shape, dtype, order, offset = _header(path, name, file)
     if dtype.hasobject:
@@ -151,7 +206,7 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _E
         advice = "Save it uncompressed (np.savez, or np.save): then it is read from disk, picture by picture"
         with _plainly(path), zipfile.ZipFile(path) as again, again.open(member) as file:
             file.read(offset)
-            return _loaded(path, file, dtype, shape, order, advice)
+            return _unpacked(path, file, dtype, shape, order, advice)
 
     return _Entry(name, shape, dtype, load)
 
@@ -175,7 +230,7 @@ def _idx(path: Path) -> _Entry:
     def load() -> np.ndarray:
         with _plainly(path), gzip.open(path) as file:
             file.read(offset)
-            return _loaded(path, file, dtype, shape, "C", "Unpack it with gunzip")
+            return _unpacked(path, file, dtype, shape, "C", "Unpack it with gunzip")
 
     return _Entry(path.name, shape, dtype, load if packed else partial(_mapped, path, dtype, shape, "C", offset))
 
@@ -212,7 +267,7 @@ def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...], order: Any, off
     return np.ascontiguousarray(array)
 
 
-def _loaded(path: Path, file: Any, dtype: np.dtype, shape: tuple[int, ...], order: Any, advice: str) -> np.ndarray:
+def _unpacked(path: Path, file: Any, dtype: np.dtype, shape: tuple[int, ...], order: Any, advice: str) -> np.ndarray:
     """The rest of a compressed file, which has to be of the size that was claimed."""
     size = math.prod(shape) * dtype.itemsize
     _fits(path, size, advice)
@@ -248,17 +303,25 @@ def _memory() -> int:
             return 1 << 40
 
 
-def _partner(path: Path, words: dict[str, str], reader: Callable[[Path], _Entry]) -> _Entry | None:
-    """The file of labels beside one of pictures, by its name: x_train.npy and y_train.npy."""
+def _partner(path: Path) -> list[Path]:
+    """The file of labels beside one of pictures, if there is one, by its name: x_train.npy and y_train.npy."""
+    ending = path.suffix.lower()
+    words = {} if ending == ".npz" else BESIDE if ending == ".npy" else {"images": "labels"}
     for word, other in words.items():
         name, found = re.subn(rf"(?<![A-Za-z]){word}(?![A-Za-z])", other, path.name)
         if not found:
             continue
         name = re.sub(r"idx\d", "idx1", name)
-        for candidate in (name, name.removesuffix(".gz"), f"{name}.gz" if reader is _idx else name):
+        for candidate in (name, name.removesuffix(".gz"), name if ending == ".npy" else f"{name}.gz"):
             if (path.parent / candidate).is_file():
-                return reader(path.parent / candidate)
-    return None
+                return [path.parent / candidate]
+    return []
+
+
+def _stamp(path: Path) -> list[int]:
+    with _plainly(path):
+        about = path.stat()
+    return [about.st_size, about.st_mtime_ns]
 
 
 @contextmanager
@@ -276,6 +339,10 @@ def _short(error: object) -> str:
     return " ".join(str(error).split())[:150] or type(error).__name__
 
 
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:80])
+
+
 def _damaged(path: Path, error: object) -> Refused:
     error = error.strerror or error if isinstance(error, OSError) else error
     return Refused(f"{path} cannot be read: {_short(error)}.\nFetch it or save it again.")
@@ -291,12 +358,12 @@ def _pickled(path: Path, name: str) -> Refused:
 # Which array is what
 
 
-def _named_parts(path: Path, entries: dict[str, _Entry]) -> list[tuple[str, _Entry, _Entry | None]]:
-    """(split, pictures, labels) of each part of an .npz."""
+def _named_parts(path: Path, entries: dict[str, _Entry]) -> list[_Part]:
+    """The parts of an .npz, by the names of its arrays."""
     lower = {name.lower(): entry for name, entry in entries.items()}
     like = {name: entry for name, entry in lower.items() if _layout(entry.shape) and entry.dtype.kind in "buif"}
     parts = []
-    for word, split in SPLITS.items():
+    for word, split in SPLIT_FOLDERS.items():
         images = next((like[name] for name in _with_split(PICTURES, word) if name in like), None)
         if images is not None:
             labels = next((lower[name] for name in _with_split(LABELS, word) if name in lower), None)
@@ -331,60 +398,16 @@ def _layout(shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _arrays(
-    path: Path,
-    parts: list[tuple[str, _Entry, _Entry | None]],
-    names: _Entry | None,
-    background: tuple[int, int, int],
-) -> Arrays:
-    pictures = [_pictures(path, entry) for _, entry, _ in parts]
-    if len({(layout, shape, array.dtype) for array, layout, shape in pictures}) > 1:
-        sizes = "; ".join(str(entry) for _, entry, _ in parts)
+def _form(path: Path, entries: list[_Entry]) -> tuple[str, tuple[int, int, int]]:
+    """The layout that all the arrays have, and a picture's stored height, width and channels."""
+    forms = [_pictures(path, entry) for entry in entries]
+    if len(set(forms)) > 1 or len({entry.dtype for entry in entries}) > 1:
+        sizes = "; ".join(map(str, entries))
         raise Refused(f"{path} holds pictures of several kinds: {sizes}.\nSave them with one shape and one type.")
-    arrays = [array for array, _, _ in pictures]
-    layout, shape = pictures[0][1:]
-    convert, said = _range(path, arrays)
-    starts = np.cumsum([0, *(len(array) for array in arrays)])
-    count = int(starts[-1])
-
-    def stored(number: int) -> np.ndarray:
-        if not 0 <= number < count:
-            raise IndexError(number)
-        part = int(np.searchsorted(starts, number, "right")) - 1
-        return arrays[part][number - starts[part]]
-
-    def row(number: int) -> np.ndarray:
-        values = stored(number)
-        values = values[..., None] if layout == "NHW" else values.transpose(1, 2, 0) if layout == "NCHW" else values
-        return _opaque(convert(values), background)
-
-    form = {"NHW": "[N,H,W]", "NHWC": "[N,H,W,C]", "NCHW": "[N,C,H,W], channels first"}[layout]
-    what = f"{count} pictures of {shape[0]}x{shape[1]} (height x width), {parts[0][1].dtype.name} {form}"
-    notes = [f"{path.name}: {what}.", *said]
-    if shape[2] == 4:
-        notes.append("The fourth channel is taken as transparency.")
-    labels, classes, more = _labels(
-        [(entry, len(array)) for (_, _, entry), array in zip(parts, arrays, strict=True)], names
-    )
-    splits = None
-    if parts[0][0]:
-        splits = [split for (split, *_), array in zip(parts, arrays, strict=True) for _ in range(len(array))]
-        named = ", ".join(f"{entry.name} ({split})" for split, entry, _ in parts)
-        more.append(f"Its arrays are taken as training and test split: {named}.")
-    return Arrays(
-        count=count,
-        row=row,
-        content=lambda number: stored(number).tobytes(),
-        shape=(shape[0], shape[1], min(shape[2], 3)),
-        labels=labels,
-        classes=classes,
-        splits=splits,
-        notes=(*notes, *more),
-    )
+    return forms[0]
 
 
-def _pictures(path: Path, entry: _Entry) -> tuple[np.ndarray, str, tuple[int, int, int]]:
-    """The array, its layout, and a picture's stored height, width and channels."""
+def _pictures(path: Path, entry: _Entry) -> tuple[str, tuple[int, int, int]]:
     layout = _layout(entry.shape)
     if layout is None or entry.dtype.kind not in "buif":
         hint = ""
@@ -401,7 +424,35 @@ def _pictures(path: Path, entry: _Entry) -> tuple[np.ndarray, str, tuple[int, in
         raise Refused(
             f"{path} holds {entry}: each picture is larger than {LARGEST_FILE >> 20} MiB.\nSave smaller ones."
         )
-    return entry.load(), layout, (height, width, channels)
+    return layout, (height, width, channels)
+
+
+def _loaded(
+    path: Path,
+    images: list[_Entry],
+    labels: list[_Entry],
+    names: list[_Entry],
+    layout: str,
+    background: tuple[int, int, int],
+) -> Loaded:
+    arrays = [entry.load() for entry in images]
+    convert, said = _range(path, arrays)
+    starts = np.cumsum([0, *(len(array) for array in arrays)])
+    count = int(starts[-1])
+
+    def stored(number: int) -> np.ndarray:
+        if not 0 <= number < count:
+            raise IndexError(number)
+        part = int(np.searchsorted(starts, number, "right")) - 1
+        return arrays[part][number - starts[part]]
+
+    def row(number: int) -> np.ndarray:
+        values = stored(number)
+        values = values[..., None] if layout == "NHW" else values.transpose(1, 2, 0) if layout == "NCHW" else values
+        return _opaque(convert(values), background)
+
+    numbers, classes, more = _labels(labels, names)
+    return Loaded(row, lambda number: stored(number).tobytes(), numbers, classes, (*said, *more))
 
 
 # Values
@@ -500,62 +551,78 @@ def _opaque(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
 # Labels
 
 
-def _labels(
-    parts: list[tuple[_Entry | None, int]], names: _Entry | None
-) -> tuple[np.ndarray | None, tuple[str, ...], list[str]]:
+def _are_class_names(entry: _Entry) -> bool:
+    words = entry.dtype.kind in "US" and len(entry.shape) == 1 and entry.shape[0] <= _MOST
+    return entry.name in CLASSES and words
+
+
+def _label_entries(parts: list[_Part]) -> tuple[list[_Entry], list[str]]:
+    """The labels of each part, none if they cannot be such by their headers, and a sentence about that."""
+    found = [labels for *_, labels in parts if labels is not None]
+    if not found:
+        return [], []
+    if len(found) < len(parts):
+        return [], ["Only some of its arrays have labels; they are left aside."]
+    for entry, (_, images, _) in zip(found, parts, strict=True):
+        if reason := _no_labels(entry, images.shape[0]):
+            return [], [_left_aside(entry, reason)]
+    if len({entry.dtype.kind if entry.dtype.kind in "US" else "" for entry in found}) > 1:
+        return [], ["The labels of its arrays are of several kinds; they are left aside."]
+    return found, []
+
+
+def _no_labels(entry: _Entry, count: int) -> str:
+    """The reason why an array holds no labels of `count` pictures, if its header tells."""
+    if not entry.shape or entry.shape[0] != count:
+        return f"{entry.shape[0] if entry.shape else 1} labels for {count} pictures"
+    wide = entry.dtype.itemsize * math.prod(entry.shape[1:]) > 80_000
+    if len(entry.shape) > 2 or entry.dtype.kind not in "buifUS" or wide:
+        return "wanted is one number or word for each picture, or one column for each class"
+    if entry.dtype.kind in "US" and entry.shape[1:] not in ((), (1,)):
+        return "several words for each picture"
+    return ""
+
+
+def _left_aside(entry: _Entry, reason: str) -> str:
+    return f"{entry} is left aside: {reason}."
+
+
+def _labels(entries: list[_Entry], names: list[_Entry]) -> tuple[np.ndarray | None, tuple[str, ...], list[str]]:
     """Labels of all parts [N] int64, the classes' names, and sentences about them."""
-    if all(entry is None for entry, _ in parts):
-        return None, (), []
     found = []
-    for entry, count in parts:
-        if entry is None:
-            return None, (), ["Only some of its arrays have labels; they are left aside."]
-        values, reason = _label_values(entry, count)
+    for entry in entries:
+        values, reason = _label_values(entry.load())
         if values is None:
-            return None, (), [f"{entry} is left aside: {reason}."]
+            return None, (), [_left_aside(entry, reason)]
         found.append(values)
-    if len({values.dtype.kind for values in found}) > 1:
-        return None, (), ["The labels of its arrays are of several kinds; they are left aside."]
-    listed = names is not None and names.dtype.kind in "US" and len(names.shape) == 1 and names.shape[0] <= _MOST
-    given = [_word(word) for word in names.load().tolist()] if names is not None and listed else []
+    if not found:
+        return None, (), []
     values = np.concatenate(found)
     unique, numbers = np.unique(values, return_inverse=True)
     if len(unique) > 1000 and len(unique) > len(values) / 2:
-        return (
-            None,
-            (),
-            [f"{len(unique)} different labels for {len(values)} pictures are no classes; they are left aside."],
-        )
-    said = f"Labels are taken from {', '.join(entry.name for entry, _ in parts if entry is not None)}"
-    if values.dtype.kind == "i" and given and unique[0] >= 0 and unique[-1] < len(given):
-        return (
-            values.astype(np.int64),
-            tuple(given),
-            [f"{said}, the classes' names from {names.name if names else ''}."],
-        )
+        said = f"{len(unique)} different labels for {len(values)} pictures are no classes; they are left aside."
+        return None, (), [said]
+    said = f"Labels are taken from {', '.join(entry.name for entry in entries)}"
+    more = []
+    for entry in names:
+        given = tuple(_word(word) for word in entry.load().tolist())
+        if values.dtype.kind == "i" and unique[0] >= 0 and unique[-1] < len(given):
+            return values.astype(np.int64), given, [f"{said}, the classes' names from {entry.name}."]
+        more.append(_left_aside(entry, "it has no name for some of the labels"))
     classes = tuple(_word(word) for word in unique.tolist())
-    return numbers.astype(np.int64), classes, [f"{said}: {len(classes)} classes."]
+    return numbers.astype(np.int64), classes, [f"{said}: {len(classes)} classes.", *more]
 
 
 def _word(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _label_values(entry: _Entry, count: int) -> tuple[np.ndarray | None, str]:
-    """[count] integers or strings; or None and the reason why they are no labels."""
-    if not entry.shape or entry.shape[0] != count:
-        return None, f"{entry.shape[0] if entry.shape else 1} labels for {count} pictures"
-    if (
-        len(entry.shape) > 2
-        or entry.dtype.kind not in "buifUS"
-        or entry.dtype.itemsize * math.prod(entry.shape[1:]) > 80_000
-    ):
-        return None, "wanted is one number or word for each picture, or one column for each class"
-    values = entry.load()
+def _label_values(values: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """[N] integers or strings; or None and the reason why they are no labels."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.dtype.kind in "US":
-        return (values, "") if values.ndim == 1 else (None, "several words for each picture")
+        return values, ""
     if values.ndim == 2:
         if not values.size or not (((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()):
             return None, "several numbers for each picture, which are not one column for each class"

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasvir.config import Refused
 from tasvir.data.derive import masked, sent
 
 FLIP, TRANSLATE, JITTER, CUTOUT, COLOR = 1, 2, 3, 4, 5
@@ -50,14 +49,6 @@ class Augmentation:
     def beyond_flip(self) -> bool:
         """Whether anything but mirroring is on."""
         return self.paints or replace(self, flip=False).moves
-
-    def check(self, size: int) -> None:
-        """Raise `Refused` where pictures of this height and width cannot be augmented so."""
-        if self.jitter is not None and self.jitter < size:
-            raise Refused(
-                f"--data.jitter is {self.jitter}, smaller than the pictures ({size} px)."
-                f" It must be at least their size; for 286 to 256 as in pix2pix, here {round(size * 286 / 256)}."
-            )
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,6 @@ class Batches:
         self.settings, self.matched = dataset.settings, dataset.pictures.matched
         self.channels_last, self.rank, self.processes = channels_last, rank, processes
         self.augmentation = augmentation(dataset.settings)
-        self.augmentation.check(dataset.pictures.size)
         self.size = dataset.pictures.size
         sources = self.split.sources
         self.images: Tensor | None = None

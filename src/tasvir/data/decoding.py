@@ -122,15 +122,17 @@ def decode(data: bytes, frame: Frame) -> Decoded:
         return Decoded(fit(_pixels(image, frame), frame), side)
 
 
-def decode_halves(data: bytes, frame: Frame) -> Decoded:
+def decode_halves(data: bytes, frame: Frame, alike: bool = False) -> Decoded:
     """Bytes of a file with two pictures side by side: the right half, and the left half as its source.
 
     The upright picture is split in the middle; of an odd width the middle column belongs to neither. Each half is
-    fitted by itself. Raises `Unreadable`.
+    fitted by itself. Raises `Unreadable`; with `alike`, also for a picture that is not twice as wide as high.
     """
     with _plainly():
         image = _opened(data)
         width, height = image.size[::-1] if orientation(image) > 4 and image.format != "TIFF" else image.size
+        if alike and width != 2 * height:
+            raise Unreadable("not twice as wide as high, as the other pairs are")
         pair = _pixels(image, frame, halves=2)
         half = pair.width // 2
         if not half:

@@ -1,9 +1,10 @@
-"""Folders, zips and tars of picture files: listed, and read in place. Nothing is ever extracted."""
+"""Folders, zips and tars of picture files: listed, and read in place; no name in an archive ever becomes a path."""
 
 import bz2
 import copy
 import gzip
 import hashlib
+import itertools
 import lzma
 import os
 import shutil
@@ -12,11 +13,11 @@ import tarfile
 import tempfile
 import threading
 import zipfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -25,10 +26,10 @@ from tasvir.config import Refused
 from tasvir.data.decoding import LARGEST_FILE, Unreadable
 from tasvir.data.items import cache_folder
 
-ENDINGS = frozenset(("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"))
-T = TypeVar("T")
-
+ENDINGS = frozenset(("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"))
 BLOCK = 1 << 20
+MOST_OPEN = 64
+"""Archives that a thread keeps open."""
 MOST_SHRUNK, LEAST_BOMB = 200, 1 << 30
 """Times that a tar of pictures may grow when it is unpacked, from so many bytes on; pictures hardly shrink."""
 
@@ -39,7 +40,7 @@ class Files:
 
     root: Path
     kind: str
-    """folder, zip or tar."""
+    """folder, zip, tar, or what several of them are together."""
     load: Callable[[str], bytes]
     """A file's first `LARGEST_FILE + 1` bytes, by name. Raises `Unreadable`."""
     names: list[str] = field(default_factory=list)
@@ -63,9 +64,13 @@ class Files:
             raise Unreadable(f"larger than {LARGEST_FILE >> 20} MiB")
         return data
 
-    def others_in_words(self) -> str:
-        endings = Counter(os.path.splitext(name)[1].lower() or "without an ending" for name in self.others)
-        return ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+    def left_aside(self, used: frozenset[str] = frozenset()) -> str:
+        """How many other files there are by ending, and some of their names; nothing if all were `used`."""
+        left = [name for name in self.others if name not in used]
+        endings = Counter(os.path.splitext(name)[1].lower() or "without an ending" for name in left)
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        some = ", ".join(left[:3]) + (" …" if len(left) > 3 else "")
+        return f"{counts} ({some})" if left else ""
 
 
 class _Found:
@@ -118,7 +123,7 @@ def folder(path: Path) -> Files:
                 found.skipped.append((inside + file, error.strerror or "cannot be looked at"))
                 continue
             if stat.S_ISREG(about.st_mode):
-                found.add(inside + file, about.st_size, about.st_mtime_ns)
+                found.add(inside + file, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
     def load(name: str) -> bytes:
         try:
@@ -135,18 +140,26 @@ def _outside(name: str) -> bool:
     return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":"
 
 
-class _Handles(Generic[T]):
-    """One open file for each process and thread: a file's position is shared."""
+class _Handles:
+    """Open archives, each thread's own as a file's position is shared; of too many the oldest is closed."""
 
-    def __init__(self, make: Callable[[], T]):
-        self.make = make
-        self.known: dict[tuple[int, int], T] = {}
+    opened = threading.local()
+    numbers = itertools.count()
 
-    def mine(self) -> T:
-        me = os.getpid(), threading.get_ident()
-        if me not in self.known:
-            self.known[me] = self.make()
-        return self.known[me]
+    def __init__(self, make: Callable[[], Any]):
+        self.make, self.number = make, next(self.numbers)
+
+    def mine(self) -> Any:
+        local = self.opened
+        if getattr(local, "process", None) != os.getpid():  # what was open before a fork is shared with the parent
+            local.process, local.files = os.getpid(), OrderedDict()
+        found: OrderedDict[int, Any] = local.files
+        if self.number not in found:
+            while len(found) >= MOST_OPEN:
+                found.popitem(last=False)[1].close()
+            found[self.number] = self.make()
+        found.move_to_end(self.number)
+        return found[self.number]
 
 
 def archive(path: Path) -> Files | None:
@@ -175,7 +188,8 @@ def archive(path: Path) -> Files | None:
 
 def _zip(path: Path) -> Files:
     root, found = path.resolve(), _Found()
-    first = zipfile.ZipFile(root)
+    with zipfile.ZipFile(root) as first:  # its directory stays known after it is closed
+        first.infolist()
     for entry in first.infolist():
         if entry.is_dir():
             continue
@@ -195,7 +209,7 @@ def _zip(path: Path) -> Files:
 
     def again() -> zipfile.ZipFile:  # the directory is read only once, and shared with forked workers
         mine = copy.copy(first)
-        mine.fp = root.open("rb")
+        mine.fp, mine._fileRefCnt = root.open("rb"), 1  # type: ignore[attr-defined]
         return mine
 
     handles = _Handles(again)
@@ -228,7 +242,13 @@ def _decompressed(path: Path, unpack: Callable[..., Any]) -> Path:
     about = path.stat()
     digest = hashlib.sha256(repr((str(path.resolve()), about.st_size, about.st_mtime_ns)).encode()).hexdigest()[:16]
     where = cache_folder() / "tars"
-    where.mkdir(parents=True, exist_ok=True)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            f"{path} is compressed and cannot be unpacked into {where} ({error.strerror or error}).\n"
+            "Name another folder with TASVIR_CACHE, or give it as a zip or a folder."
+        ) from None
     final = where / f"{path.name.split('.')[0][:40]}-{digest}.tar"
     with FileLock(where / f".{final.name}.lock"):
         for leftover in where.glob(f".{final.name}.*.tmp"):

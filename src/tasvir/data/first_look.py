@@ -193,7 +193,7 @@ def _look(
     wanted: int,
 ) -> None:
     """Write what the first shards show beside its place, and rename it."""
-    look = _Look(frame, test_border(()))
+    look = _Look(frame, test_border())
     looked = _look_at(look, shards, wanted)
     complete = looked == len(shards) and len(look.images) < wanted
     if complete and not look.images and look.lowest is not None:

@@ -36,6 +36,8 @@ class Items:
     """Whether neighbours are alike, as files in class folders are: every split is then put into another order."""
     stamps: np.ndarray | None = None
     """[N] uint64: for each picture a number that changes when its file does."""
+    notes: tuple[str, ...] = ()
+    """Plain sentences about what was met only when the pictures were looked into."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,6 +63,8 @@ class Source:
     """What can be the class, for sets that leave the choice."""
     layout: str = "flat"
     """What was recognized, as `--data.layout` has it."""
+    paired: bool = False
+    """Whether every picture comes with its source."""
     beside: "Source | None" = None
     """For unmatched translation: the pictures to translate from."""
 

@@ -11,7 +11,7 @@ from tasvir.config import Refused
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing", "val", "valid", "validation"), "test"),
+    **dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"), "test"),
 }
 PAIR_FOLDERS = (
     ("a", "b"),
@@ -23,15 +23,15 @@ PAIR_FOLDERS = (
     ("left", "right"),
     ("grey", "color"),
     ("gray", "color"),
-    ("edges", "photos"),
-    ("maps", "photos"),
-    ("labels", "photos"),
-    ("labels", "images"),
-    ("masks", "images"),
+    ("edge", "photo"),
+    ("map", "photo"),
+    ("label", "photo"),
+    ("label", "image"),
+    ("mask", "image"),
 )
-"""Names of two folders that mean pairs, if their files have the same names; A first."""
-MATCHED = 0.9
-"""Part of the files that must have a partner for two folders to be taken as pairs."""
+"""Names of two folders (an s at the end aside) that mean pairs, if most files have the same names; A first."""
+MATCHED, MOSTLY = 0.9, 0.5
+"""Part of the files that must have a partner: for trainA and trainB to be pairs, and for folders of the names above."""
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Arrangement:
     notes: list[str] = field(default_factory=list)
     left_out: list[tuple[int, str]] = field(default_factory=list)
     """Positions of files that have no place, with the reason."""
+    used: set[str] = field(default_factory=set)
+    """Names of other files that said something of the pictures."""
 
 
 @dataclass
@@ -126,6 +128,10 @@ def _take_splits(places: list[_Place], forced: bool) -> list[str]:
                 "--data.layout splits wants all pictures in folders train and test (or val); "
                 f"these are not: {_list(_outside(places, words), 3)}."
             )
+        if {"train", "test"} <= set(words):
+            known = _list(place.folders[0] for place, word in zip(places, words, strict=True) if word)
+            other = _list(_outside(places, words), 3)
+            return [f"{known} look like a split, but are not taken as one: these lie in neither: {other}."]
         return []
     sentence = f"The folders {_list(place.folders[0] for place in places)} are taken as training and test split."
     for place, word in zip(places, words, strict=True):
@@ -153,8 +159,12 @@ def _classes(places: list[_Place], forced: bool) -> tuple[list[int] | None, tupl
             raise Refused("--data.layout classes wants a sub-folder for each of at least two classes.")
         return None, (), []
     numbers = {name: number for number, name in enumerate(classes)}
-    sentence = f"The {len(classes)} sub-folders are taken as classes: {_list(classes)}."
-    return [numbers[place.folders[0]] for place in places], classes, [sentence]
+    said = [f"The {len(classes)} sub-folders are taken as classes: {_list(classes)}."]
+    hint = _may_be_pairs(places, classes)
+    said += [hint] if hint and not forced else []
+    legible = tuple(name.encode(errors="replace").decode() for name in classes)  # not all names are UTF-8
+    labels = [numbers[place.folders[0]] for place in places]
+    return labels, legible if len(set(legible)) == len(classes) else classes, said
 
 
 # Two folders, for translation
@@ -171,20 +181,25 @@ def _domains(places: list[_Place], layout: str, direction: str, notes: list[str]
     a = [place for place in places if place.domain == "a"]
     b = [place for place in places if place.domain == "b"]
     keys = _matching(a, b)
-    partners = {place.key(keys): place for place in a}
-    together = [place for place in b if place.key(keys) in partners]
-    part = len(together) / max(len(a), len(b))
-    named_ab = known[0][-1].lower() == "a" and known[1][-1].lower() == "b"
-    if layout == "auto" and part < MATCHED and not named_ab:
+    pairs, alone = _partners(a, b, keys)
+    part = len(pairs) / max(len(a), len(b))
+    joint = known[0][-1].lower() == "a" and known[1][-1].lower() == "b"
+    if layout == "auto" and part < MOSTLY and not joint:
         return None
     splits = any(place.split for place in places)
-    if layout == "matched" or (layout == "auto" and part >= MATCHED):
-        if not together:
+    if layout == "matched" or (layout == "auto" and part >= (MATCHED if len(known[0]) > 1 and joint else MOSTLY)):
+        if not pairs:
             raise Refused(
                 f"No file of {known[0]} has the name of one of {known[1]}, so they cannot be matched.\n"
                 "Pairs have the same name in both folders; --data.layout unmatched takes them as two sets."
             )
-        found = _matched(a, b, together, partners, keys, splits)
+        found = Arrangement(
+            "matched",
+            pictures=[one.position for one, _ in pairs],
+            sources=[other.position for _, other in pairs],
+            splits=[one.split for one, _ in pairs] if splits else None,
+            left_out=[(place.position, why) for place, why in alone],
+        )
     else:
         found = _unmatched(a, b, splits)
     if direction == "b-to-a":
@@ -205,18 +220,21 @@ def _matching(a: list[_Place], b: list[_Place]) -> bool:
     return shared(True) > shared(False)
 
 
-def _matched(
-    a: list[_Place], b: list[_Place], together: list[_Place], partners: dict[str, _Place], keys: bool, splits: bool
-) -> Arrangement:
-    matched = {place.key(keys) for place in together}
-    alone = [place for place in (*a, *b) if place.key(keys) not in matched]
-    return Arrangement(
-        "matched",
-        pictures=[place.position for place in together],
-        sources=[partners[place.key(keys)].position for place in together],
-        splits=[place.split for place in together] if splits else None,
-        left_out=[(place.position, "it has no partner in the other folder") for place in alone],
-    )
+def _partners(
+    a: list[_Place], b: list[_Place], keys: bool
+) -> tuple[list[tuple[_Place, _Place]], list[tuple[_Place, str]]]:
+    """(place of B, place of A) for each pair, and every file that is in none, with the reason."""
+    first: list[dict[str, _Place]] = [{}, {}]
+    alone: list[tuple[_Place, str]] = []
+    for known, places in zip(first, (a, b), strict=True):
+        for place in places:
+            other = known.setdefault(place.key(keys), place)
+            if other is not place:
+                alone.append((place, f"{other.file} has the same name, and is used"))
+    pairs = [(place, first[0][key]) for key, place in first[1].items() if key in first[0]]
+    for known, others in (first, first[::-1]):
+        alone += [(place, "it has no partner in the other folder") for key, place in known.items() if key not in others]
+    return pairs, alone
 
 
 def _unmatched(a: list[_Place], b: list[_Place], splits: bool) -> Arrangement:
@@ -276,18 +294,34 @@ def _joint_domains(places: list[_Place], firsts: list[str]) -> tuple[str, str] |
 
 def _two_folders(places: list[_Place], firsts: list[str], forced: bool) -> tuple[str, str] | None:
     """A and B, or whatever the two are called; each may hold train and test."""
-    lower = tuple(first.lower() for first in firsts)
-    order = next((pair for pair in PAIR_FOLDERS if set(pair) == set(lower)), lower if forced else None)
-    if len(firsts) != 2 or order is None or (firsts == ["a", "b"] and not forced):  # A and B are pairs, a and b letters
+    words = [_singular(first) for first in firsts]
+    order = next((pair for pair in PAIR_FOLDERS if sorted(pair) == sorted(words)), None)
+    if len(firsts) != 2 or (order is None and not forced) or (firsts == ["a", "b"] and not forced):  # mere letters
         return None
+    if order is None or words[0] == words[1]:
+        words, order = firsts, (firsts[0], firsts[1])
     for place in places:
-        place.domain = "ab"[order.index(place.folders[0].lower())]
+        place.domain = "ab"[order.index(words[firsts.index(place.folders[0])])]
         place.folders = place.folders[1:]
     for domain in "ab":
         _strip_common([place for place in places if place.domain == domain])
     if not any(place.split for place in places):
         _take_splits(places, forced=False)
-    return firsts[lower.index(order[0])], firsts[lower.index(order[1])]
+    return firsts[words.index(order[0])], firsts[words.index(order[1])]
+
+
+def _singular(folder: str) -> str:
+    return folder.lower().removesuffix("s") if len(folder) > 2 else folder.lower()
+
+
+def _may_be_pairs(places: list[_Place], classes: tuple[str, ...]) -> str | None:
+    """A sentence where two classes have the same file names, as pairs do."""
+    if len(classes) != 2:
+        return None
+    sides = [{place.key(False).split("/", 2)[-1] for place in places if place.folders[0] == name} for name in classes]
+    if len(sides[0] & sides[1]) < MATCHED * max(map(len, sides)):
+        return None
+    return f"The files of {classes[0]} and {classes[1]} have the same names: --data.layout matched makes pairs of them."
 
 
 # Labels that stand in a file
@@ -296,17 +330,19 @@ def _two_folders(places: list[_Place], firsts: list[str], forced: bool) -> tuple
 def dataset_json(data: bytes, names: Sequence[str]) -> tuple[list[int | None] | None, tuple[str, ...], str]:
     """Labels by a StyleGAN `dataset.json` ({"labels": [[file, class], …] or null}), the classes, and a sentence.
 
-    A label is None where the file says nothing of a picture. Raises `Refused` if it is no such file.
+    A label is None where the file says nothing of a picture. Raises `ValueError` if it is no such file.
     """
     try:
         listed = json.loads(data)["labels"]
         if listed is None:
             return None, (), "dataset.json says that there are no labels."
         known = {str(file): int(label) for file, label in listed}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Refused(
-            f"dataset.json cannot be read as labels ({str(error)[:80]}); --data.layout flat leaves it aside."
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(
+            'dataset.json has no labels as StyleGAN writes them ({"labels": [[file, class], …]})'
         ) from None
+    if not set(known) & set(names):
+        raise ValueError("dataset.json names none of the pictures")
     numbers = sorted(set(known.values()))
     if len(numbers) < 2:
         return None, (), "dataset.json knows one class only, so there are no classes."

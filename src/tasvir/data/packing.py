@@ -73,6 +73,10 @@ class Dataset:
     stream: "Streamed | None" = None
     """Where training pictures are read from as training goes; `train` is empty then."""
 
+    def changed_since(self, description: dict[str, Any]) -> bool:
+        """Whether the pictures of either split are not those that an earlier description tells of."""
+        return {"train": self.train.hash, "test": self.test.hash} != description.get("hash")
+
 
 @dataclass(frozen=True)
 class _Order:
@@ -96,7 +100,7 @@ class _Order:
 
     @property
     def paired(self) -> bool:
-        return self.source.layout in ("side-by-side", "matched") or bool(self.derive)
+        return self.source.paired or bool(self.derive)
 
 
 def pack(source: Source, config: DataConfig, size: int) -> Dataset:
@@ -190,7 +194,10 @@ def _opened(folder: Path, source: Source) -> Dataset | None:
             splits[split] = Split(images, labels, description["hash"][split], sources)
     except (OSError, ValueError, KeyError):
         return None
-    description["notes"] = [*source.notes, *description["notes"]]
+    skipped = [*({"file": file, "reason": reason} for file, reason in source.skipped), *description["skipped"]]
+    told = [(entry["file"], entry["reason"]) for entry in skipped]
+    lost = [f"Could not be used: {_some(told)}; {len(told)} in all."] if told else []
+    description |= {"skipped": skipped, "notes": [*source.notes, *description["notes"], *lost]}
     size, channels = description["size"], description["source_channels"]
     return Dataset(
         name=description["name"],
@@ -201,7 +208,7 @@ def _opened(folder: Path, source: Source) -> Dataset | None:
             source=Pictures(channels, size) if channels else None,
         ),
         notes=tuple(description["notes"]),
-        skipped=tuple((entry["file"], entry["reason"]) for entry in description["skipped"]),
+        skipped=tuple(told),
         description=description,
         train=splits["train"],
         test=splits["test"],
@@ -308,8 +315,8 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
                 index.append(_index(items, planned, writer, SPLITS.index(split)))
     if index:
         np.save(folder / "index.npy", np.concatenate(index))
-    skipped = [*source.skipped, *((items.names[number], reason) for number, reason in sorted(seen.bad.items()))]
-    _refuse_too_few(source.name, total - len(seen.bad), counts, skipped)
+    bad = [(items.names[number], reason) for number, reason in sorted(seen.bad.items())]
+    _refuse_too_few(order, total - len(seen.bad), counts, [*source.skipped, *bad], planned)
     if order.color == "auto" and channels == 3 and seen.grey:
         channels = _made_grey(folder, "images")
     if order.color == "auto" and source_channels == 3 and seen.grey_sources:
@@ -329,8 +336,8 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
         "color": order.color,
         "resize": described(order.frame),
         "hash": {split: _hash_of(folder, split) for split in counts},
-        "skipped": [{"file": file, "reason": reason} for file, reason in skipped],
-        "notes": _notes(total, counts, order, skipped, planned, seen),
+        "skipped": [{"file": file, "reason": reason} for file, reason in bad],
+        "notes": [*items.notes, *_notes(total, counts, order, planned, seen)],
     }
     with (folder / "description.json").open("w") as file:
         json.dump(description, file, indent=1)
@@ -364,14 +371,21 @@ def _make_sure_of_room(folder: Path, most: int, size: int, channels: int) -> Non
     free = shutil.disk_usage(folder).free
     if needed * 1.05 > free:
         raise Refused(
-            f"The packed pictures take {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free.\n"
-            "Choose a smaller --data.size or --data.limit, or another folder with TASVIR_CACHE."
+            f"The packed pictures take {_large(needed)}, but {folder.parent} has {_large(free)} free.\n"
+            "Choose a smaller --data.size or --data.limit, or another folder with TASVIR_CACHE"
+            + ("; if all are grey, say --data.color grey." if channels >= 3 else ".")
         )
-    told = f"{needed / 1e9:.1f} GB" if needed > 1e9 else f"{max(1, round(needed / 1e6))} MB"
-    print(f"Packing {most} pictures at {size}×{size}: {told} in {folder.parent}.", file=sys.stderr)
+    print(f"Packing {most} pictures at {size}×{size}: {_large(needed)} in {folder.parent}.", file=sys.stderr)
 
 
-def _refuse_too_few(name: str, readable: int, counts: dict[str, int], skipped: list[tuple[str, str]]) -> None:
+def _large(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
+
+
+def _refuse_too_few(
+    order: _Order, readable: int, counts: dict[str, int], skipped: list[tuple[str, str]], planned: Plan
+) -> None:
+    name = order.source.name
     if readable < MINIMUM:
         raise Refused(
             f"{name} has {readable} readable pictures; at least {MINIMUM} are needed.\n"
@@ -379,7 +393,14 @@ def _refuse_too_few(name: str, readable: int, counts: dict[str, int], skipped: l
         )
     for split, count in counts.items():
         if count == 0:
-            why = f"Not readable: {_some(skipped)}." if skipped else "All pictures are copies of one."
+            if order.fraction < 1:
+                why = f"--data.fraction {order.fraction:g} leaves none: give a larger one."
+            elif planned.leaked and split == "train":
+                why = "All its training pictures are copies of test pictures."
+            elif skipped:
+                why = f"Could not be used: {_some(skipped)}."
+            else:
+                why = "All pictures are copies of one."
             raise Refused(f"{name} has no picture left for its {split} split.\n{why}")
 
 
@@ -388,17 +409,13 @@ def _some(skipped: list[tuple[str, str]], most: int = 3) -> str:
     return told + (f" and {len(skipped) - most} more" if len(skipped) > most else "")
 
 
-def _notes(
-    total: int, counts: dict[str, int], order: _Order, skipped: list[tuple[str, str]], planned: Plan, seen: "_Seen"
-) -> list[str]:
+def _notes(total: int, counts: dict[str, int], order: _Order, planned: Plan, seen: "_Seen") -> list[str]:
     size = order.frame.size
     notes = [f"{counts['train']} pictures are for training and {counts['test']} for testing."]
     asked = [f"the limit {order.limit}"] if order.limit is not None else []
     asked += [f"the fraction {order.fraction:g}"] if order.fraction < 1 else []
-    if asked and sum(counts.values()) + len(skipped) < total:
+    if asked and sum(counts.values()) + len(seen.bad) < total:
         notes[0] = f"{notes[0][:-1]}, of {total}, because of {' and '.join(asked)}."
-    if skipped:
-        notes.append(f"Could not be used: {_some(skipped)}; {len(skipped)} in all.")
     if planned.copies and not planned.settled:
         notes.append(
             f"{planned.copies} pictures are exact copies of others; copies are never split between train and test."

@@ -73,7 +73,6 @@ def expand(address: str) -> list[str]:
             raise _missing(str(missing[0]), len(missing) - 1)
         return [str(path) for path in found]
     path = absolute(address)
-    found = [path] if path.is_file() else sorted(path.iterdir(), key=lambda file: file.name)
     shards = [str(file) for file in ([path] if path.is_file() else shard_paths(path))]
     if not shards:
         raise Refused(f"There are no shards in {path}.\nShards end in {', '.join(SHARD_ENDINGS)}.")
@@ -484,21 +483,6 @@ def labels(
     used = ", ".join(f".{ending}" for ending in LABEL_ENDINGS if any(ending in found for found in files.values()))
     note = f"The {len(numbers)} classes are those that the files beside the pictures say ({used})."
     return [None if value is None else numbers[value] for value in values], tuple(map(str, numbers)), note
-
-
-def grouped(names: Sequence[str]) -> tuple[list[int], list[int | None] | None]:
-    """Places of the pictures among the names of all files, and of the file that can say each one's class.
-
-    The second is None unless over half of the pictures have such a file.
-    """
-    pictures = [place for place, name in enumerate(names) if _is_picture(key_of(name)[1])]
-    beside: dict[str, list[tuple[int, int]]] = {}
-    for place, name in enumerate(names):
-        key, ending = key_of(name)
-        if ending in LABEL_ENDINGS:
-            beside.setdefault(key, []).append((LABEL_ENDINGS.index(ending), place))
-    found = [min(beside.get(key_of(names[place])[0], [(0, None)]))[1] for place in pictures]
-    return pictures, found if 2 * sum(place is not None for place in found) > len(found) else None
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 
@@ -107,20 +107,38 @@ def _listed(path: Path) -> Files | None:
 def _archives(listing: Files) -> Files | None:
     """What is in the archives of a folder, if it holds such and no pictures."""
     packed = [name for name in listing.others if name.lower().endswith(ARCHIVES)]
-    return _all_of([listing.root / name for name in packed], listing.root) if packed else None
+    if not packed:
+        return None
+    found = _all_of([listing.root / name for name in packed], listing.root)
+    return replace(found, skipped=[*listing.skipped, *found.skipped])
 
 
 def _all_of(paths: Sequence[Path], root: Path) -> Files:
-    """Several archives as one set: numbered parts of it, or else a folder each."""
-    parts = [found for path in paths if (found := files.archive(path)) is not None]
-    stems = [path.name.split(".")[0] for path in paths]
+    """Several archives as one set: numbered parts of it, or a folder each. Raises `Refused` if none can be read."""
+    parts: dict[Path, Files] = {}
+    skipped: list[tuple[str, str]] = []
+    for path in paths:
+        try:
+            found = files.archive(path)
+        except Refused as error:
+            skipped.append((path.name, str(error).splitlines()[0]))
+            continue
+        if found is None:
+            skipped.append((path.name, "it is no archive"))
+        else:
+            parts[path] = found
+    if not parts:
+        raise Refused(f"None of the archives in {root} can be read: {skipped[0][0]} ({skipped[0][1]}).")
+    stems = [path.name.split(".")[0] for path in parts]
     numbered = len({re.sub(r"\d+", "", stem) for stem in stems}) == 1 and len(stems) > 1
-    unique = len(set(stems)) == len(stems)
-    found = files.joined(
-        parts, stems if unique else [path.relative_to(root).as_posix().replace("/", "_") for path in paths]
+    names = (
+        stems
+        if len(set(stems)) == len(stems)
+        else [path.relative_to(root).as_posix().replace("/", "_") for path in parts]
     )
+    together = files.joined(list(parts.values()), names)
     kind = PARTS if numbered else "folder of archives"
-    return replace(found, root=root, kind=kind)
+    return replace(together, root=root, kind=kind, skipped=[*skipped, *together.skipped])
 
 
 # Picture files
@@ -128,23 +146,34 @@ def _all_of(paths: Sequence[Path], root: Path) -> Files:
 
 def _of_files(listing: Files, config: DataConfig) -> Source:
     names = listing.names
-    others = listing.others_in_words()
     if not names:
-        what = f"only other files ({others})" if others else "nothing"
-        raise Refused(
-            f"There are no pictures in {listing.root}: {what} was found.\nPictures end in {', '.join(sorted(ENDINGS))}."
-        )
+        _refuse_without_pictures(listing)
     inside = [name.split("/", 1)[1] for name in names] if listing.kind == PARTS else names
     found = _labels_in_files(listing, config) or arrange(
         inside, config.layout, config.direction, lambda positions: _seam(listing, positions)
     )
     notes = [*listing.notes, *found.notes]
+    others = listing.left_aside(frozenset(found.used))
     if others:
-        notes.append(f"{len(listing.others)} other files were left aside: {others}.")
+        notes.append(f"Other files were left aside: {others}.")
     skipped = [*listing.skipped, *((names[position], why) for position, why in found.left_out)]
     beside = None if found.beside is None else _arranged(listing, found.beside, config, (), ())
     first = f"{listing.name}: a {listing.kind} with {len(names)} picture files."
     return replace(_arranged(listing, found, config, (first, *notes), tuple(skipped)), beside=beside)
+
+
+def _refuse_without_pictures(listing: Files) -> NoReturn:
+    held = (
+        [name for name in listing.others if arrays.recognized(listing.root / name)] if listing.kind == "folder" else []
+    )
+    if held:
+        some = ", ".join(held[:4]) + (" …" if len(held) > 4 else "")
+        raise Refused(f"{listing.root} holds array files and no pictures.\nName the one that is meant: {some}.")
+    others = listing.left_aside()
+    what = f"only other files, {others}," if others else "nothing"
+    raise Refused(
+        f"There are no pictures in {listing.root}: {what} was found.\nPictures end in {', '.join(sorted(ENDINGS))}."
+    )
 
 
 def _arranged(
@@ -153,6 +182,7 @@ def _arranged(
     """The source made of files that have been arranged."""
     swapped = config.direction == "b-to-a"
     halves = found.layout == "side-by-side"
+    alike = config.layout == "auto"
     names = [listing.names[position] for position in found.pictures]
     partners = None if found.sources is None else [listing.names[position] for position in found.sources]
     stamps = listing.stamps[found.pictures]
@@ -165,7 +195,7 @@ def _arranged(
 
     def picture(number: int, frame: Frame) -> Decoded:
         if halves:
-            made = decode_halves(listing.content(names[number]), frame)
+            made = decode_halves(listing.content(names[number]), frame, alike)
             return Decoded(made.source, made.side, made.image) if swapped and made.source is not None else made
         made = decode(listing.content(names[number]), frame)
         if partners is None:
@@ -192,34 +222,42 @@ def _arranged(
     digest = hashlib.sha256(stamps.tobytes() + repr(arranged).encode(errors="surrogatepass")).hexdigest()
     return Source(
         name=listing.name,
-        address=[listing.kind, str(listing.root), found.layout, swapped],
+        address=[listing.kind, str(listing.root), found.layout, swapped, alike],
         fingerprint=digest,
         size=None,
         read=read,
         notes=notes,
         skipped=skipped,
         layout=found.layout,
+        paired=halves or partners is not None,
     )
 
 
 def _labels_in_files(listing: Files, config: DataConfig) -> Arrangement | None:
     """Labels by a StyleGAN dataset.json, or by the .cls and .json files of WebDataset shards; None without either."""
     labels: Sequence[int | None] | None
+    count, note = len(listing.names), None
     if config.layout in ("auto", "dataset-json"):
         place = next((name for name in listing.others if name.split("/")[-1] == "dataset.json"), None)
         if place is not None:
             inside = len(place) - len("dataset.json")
-            labels, classes, note = dataset_json(listing.content(place), [name[inside:] for name in listing.names])
-            return _with_labels(
-                "dataset-json", len(listing.names), labels, classes, [note], "dataset.json does not name it"
-            )
+            try:
+                labels, classes, said = dataset_json(listing.content(place), [name[inside:] for name in listing.names])
+                return _with_labels(
+                    "dataset-json", count, labels, classes, said, "dataset.json does not name it", {place}
+                )
+            except (ValueError, Unreadable) as error:
+                note = f"{error}, so it was left aside."
+                listing.notes.append(note)
         if config.layout == "dataset-json":
-            raise Refused(f"--data.layout is dataset-json, but there is no dataset.json in {listing.root}.")
+            why = note or f"there is no dataset.json in {listing.root}."
+            raise Refused(f"--data.layout is dataset-json, but {why}")
     if config.layout == "shards" or (config.layout == "auto" and listing.kind in ("tar", PARTS)):
         found = shards.labels(listing.names, listing.others, listing.content)
         if found is not None:
-            labels, classes, note = found
-            return _with_labels("shards", len(listing.names), labels, classes, [note], "no class stands beside it")
+            labels, classes, said = found
+            used = {name for name in listing.others if name.endswith((".cls", ".json", ".txt"))}
+            return _with_labels("shards", count, labels, classes, said, "no class stands beside it", used)
         if config.layout == "shards":
             raise Refused(f"--data.layout is shards, but no picture in {listing.root} has a .cls or .json beside it.")
     return None
@@ -230,15 +268,17 @@ def _with_labels(
     count: int,
     labels: Sequence[int | None] | None,
     classes: tuple[str, ...],
-    notes: list[str],
+    note: str,
     missing: str,
+    used: set[str],
 ) -> Arrangement:
     """All `count` files with their labels; those without one are left out because of what is `missing`."""
     if labels is None:
-        return Arrangement(layout, list(range(count)), notes=notes)
+        return Arrangement(layout, list(range(count)), notes=[note], used=used)
     kept = [position for position, label in enumerate(labels) if label is not None]
     lost = [(position, missing) for position, label in enumerate(labels) if label is None]
-    return Arrangement(layout, kept, labels=[labels[k] for k in kept], classes=classes, notes=notes, left_out=lost)  # type: ignore[misc]
+    known = [label for label in labels if label is not None]
+    return Arrangement(layout, kept, labels=known, classes=classes, notes=[note], left_out=lost, used=used)
 
 
 def _seam(listing: Files, positions: list[int]) -> str | None:
@@ -346,9 +386,13 @@ def _table(path: Path, config: DataConfig) -> Source:
 
 
 def _short_names(sources: Sequence[str]) -> list[str]:
-    """The last part of each path, or all of it where two are alike."""
-    names = [source if source in DATASETS else absolute(source).name.split(".")[0] for source in sources]
-    return names if len(set(names)) == len(names) else [str(absolute(source)) for source in sources]
+    """The last parts of each path, as few as tell them apart, with hyphens between."""
+    paths = [(name,) if name in DATASETS else absolute(name).parts[1:] for name in sources]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["-".join((*path[-length:-1], path[-1].split(".")[0])) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _several(config: DataConfig) -> Source:
@@ -357,6 +401,11 @@ def _several(config: DataConfig) -> Source:
     sources = [_one(name, replace(each, source=(name,))) for name in config.source]
     if any(source.beside is not None for source in sources):
         raise Refused("Unmatched sets for translation cannot be put together with others: give two folders only.")
+    if len({source.paired for source in sources}) > 1:
+        raise Refused(
+            "Pairs and single pictures cannot be put together.\n"
+            "--data.layout flat takes every file as one picture; or give the pairs alone."
+        )
     names = tuple(_short_names(config.source))
     if len(set(names)) < len(names):
         raise Refused(f"--data names the same source twice: {' '.join(config.source)}.")
@@ -377,6 +426,7 @@ def _several(config: DataConfig) -> Source:
             (f"{name}/{file}", why) for name, s in zip(names, sources, strict=True) for file, why in s.skipped
         ),
         layout="several",
+        paired=sources[0].paired,
     )
 
 
@@ -449,9 +499,7 @@ def _chosen_folders(items: Items, config: DataConfig) -> Items:
     kept = [number for number, label in enumerate(items.labels) if label in places]
     less = subset(items, kept)
     labels = [places[items.labels[number]] for number in kept]
-    return replace(less, labels=labels, classes=tuple(items.classes[old] for old in chosen))
-
-
-def plain_choice(config: DataConfig) -> dict[str, Any]:
-    """The settings that decide which pictures are used, as plain values."""
-    return {"limit": config.limit, "fraction": config.fraction, "choice_seed": config.choice_seed}
+    classes = tuple(items.classes[old] for old in chosen)
+    some = ", ".join(classes[:12]) + (" …" if wanted > 12 else "")
+    note = f"{wanted} of the {len(items.classes)} classes were chosen: {some}."
+    return replace(less, labels=labels, classes=classes, notes=(*items.notes, note))

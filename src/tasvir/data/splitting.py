@@ -1,7 +1,7 @@
 """Which picture is for training, which for testing, and which are used at all: decided by what is in the files."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tasvir.data.decoding import Unreadable
@@ -9,7 +9,6 @@ from tasvir.data.items import Items
 from tasvir.data.workers import Workers, chunked
 
 TEST_FRACTION = 0.1
-MOST_TEST = 10_000
 SPLITS = ("train", "test")
 
 
@@ -40,22 +39,16 @@ class Plan:
 
 
 def digest_of(contents: tuple[bytes, ...]) -> bytes:
-    """16 bytes that stand for a picture's content."""
+    """16 bytes that stand for a picture's content; for a pair the same, whichever of the two is learned."""
     digest = hashlib.blake2b(digest_size=16)
-    for content in contents:
+    for content in sorted(contents):
         digest.update(content)
     return digest.digest()
 
 
-def test_border(digests: Sequence[bytes]) -> bytes:
-    """Pictures with a digest below it are for testing: the lowest tenth of all possible ones, `MOST_TEST` at most.
-
-    As a set grows the border only ever falls: no training picture becomes a test picture.
-    """
-    border = int(TEST_FRACTION * 2**64).to_bytes(8, "big")
-    if len(digests) > MOST_TEST:
-        border = min(border, sorted(digests)[MOST_TEST])
-    return border
+def test_border() -> bytes:
+    """Pictures with a digest below it are for testing: the lowest tenth of all possible ones, whatever the set."""
+    return int(TEST_FRACTION * 2**64).to_bytes(8, "big")
 
 
 def is_chosen(digest: bytes, fraction: float, seed: int) -> bool:
@@ -83,7 +76,7 @@ def plan(
         return Plan({split: [number for number in everything if given[number] == split] for split in SPLITS})
     digests, bad = _digests(items, workers, known)
     shuffled = sorted(digests, key=lambda number: (digests[number], number))
-    border = test_border([digest for number, digest in digests.items() if not given[number]])
+    border = test_border()
     places = {number: given[number] or ("test" if digests[number] < border else "train") for number in shuffled}
     copies = len(digests) - len(set(digests.values()))
     if fraction < 1:
