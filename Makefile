@@ -54,6 +54,7 @@ bench: setup
 	$(BIN)/python bench/steps.py
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/fuzz.py
 
 # Pin anew; keeps versions that still fit. The lock names versions and hashes only.
 lock: setup

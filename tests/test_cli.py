@@ -92,6 +92,22 @@ def test_pictures_are_checked_before_training(
     assert code == 0 and "broken.png" in said and "exact copies" in said
 
 
+def test_a_run_notices_that_its_test_pictures_have_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        for number in range(16):
+            pixels = np.random.default_rng([number, len(split)]).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / split / f"{number}.png")
+    words = ["--data.size", 8, "--train.steps", 2, "--model.widths", 4, 8, "--out", tmp_path / "run"]
+    assert tasvir(capsys, "train", "ae", "--data", tmp_path / "set", *words)[0] == 0
+    assert "have changed" not in tasvir(capsys, "evaluate", tmp_path / "run")[2]
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "set" / "test" / "3.png")
+    code, _, said = tasvir(capsys, "evaluate", tmp_path / "run")
+    assert code == 0 and "have changed since run was trained" in said
+    code, _, said = tasvir(capsys, "resume", tmp_path / "run", "--train.steps", 4)
+    assert code == 2 and "are not those the run was trained on" in said
+
+
 def test_the_cache_is_listed_and_cleared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
