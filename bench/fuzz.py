@@ -306,20 +306,23 @@ def idx_case(rng: np.random.Generator, folder: Path) -> str:
 def read_or_refused(path: Path) -> str:
     try:
         found = arrays.read(path)
+        loaded = found.load()
     except Refused as refusal:
         if NAME not in str(refusal) or len(str(refusal).splitlines()) > 3:
             raise Broken(f"no plain refusal: {refusal}") from None
         return REJECTED
     for number in {0, found.count // 2, found.count - 1}:
-        found.content(number)
+        loaded.content(number)
         try:
-            pixels = found.row(number)
+            pixels = loaded.row(number)
         except Unreadable:
             continue
         if pixels.dtype != np.uint8 or pixels.shape != found.shape or found.shape[2] not in (1, 3):
             raise Broken(f"{pixels.dtype} {pixels.shape} is no picture")
-    if found.labels is not None and not (
-        found.labels.shape == (found.count,) and 0 <= found.labels.min() <= found.labels.max() < len(found.classes)
+    if found.splits is not None and len(found.splits) != found.count:
+        raise Broken("not a split for each picture")
+    if loaded.labels is not None and not (
+        loaded.labels.shape == (found.count,) and 0 <= loaded.labels.min() <= loaded.labels.max() < len(loaded.classes)
     ):
         raise Broken("labels that are none")
     return DECODED

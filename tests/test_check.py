@@ -13,11 +13,11 @@ from PIL import Image, ImageCms
 from scipy.fft import dctn
 
 from conftest import REAL
-from tasvir.config import DataConfig
+from tasvir.config import DataConfig, Refused
 from tasvir.data import check as checking
 from tasvir.data import load
 from tasvir.data.check import Findings, check, perceptual_hash, remarks, size_to_begin, suiting
-from tasvir.data.contact import contact_sheet, plain, told
+from tasvir.data.contact import contact_sheet, plain, sheet_name, told
 from tasvir.data.decoding import Decoded, Frame, Unreadable
 from tasvir.data.items import Items, Source
 from tasvir.data.sources import find
@@ -211,7 +211,11 @@ def test_leakage_between_given_splits(tmp_path):
     assert names(wrong["leaked"]) == {("test/copy.png", "train/003.png")}
     assert names(wrong["leaked-alike"]) == {("test/again.jpg", "train/004.png")}
     assert wrong["leaked"].count == wrong["leaked-alike"].count == 1
-    assert found.settled and found.counts() == {"train": 30, "test": 12}
+    packed = load(DataConfig(source=(str(root),), size=16))
+    assert (len(packed.train), len(packed.test)) == (29, 12)  # the copy for training is left out
+    assert found.settled and found.counts() == {"train": 29, "test": 12}
+    assert "29 for training and 12 for testing, as the set has them; 1 more" in " ".join(told(found).split())
+    assert "the copies for training are left out" in wrong["leaked"].done
 
 
 def test_exact_copies_never_straddle_a_split_by_content(tmp_path):
@@ -238,7 +242,7 @@ def test_where_no_picture_falls_into_the_tenth_the_same_one_is_lent(tmp_path):
     root, number = tmp_path / "set", 0
     while len(list(root.glob("*"))) < 20:
         path = root / write(root / f"{number:03d}.png", scene(number))
-        if digest_of((path.read_bytes(),)) < border_of([]):
+        if digest_of((path.read_bytes(),)) < border_of():
             path.unlink()
         number += 1
     packed = load(DataConfig(source=(str(root),), size=16))
@@ -329,6 +333,36 @@ def test_pairs_side_by_side_are_told_by_halves(tmp_path):
     assert plain(found)["sizes"]["median"] == [64, 64] and plain(found)["formats"] == {"PNG": 20}
     told_of = said(found)
     assert told_of["blank"].level == "unusual" and told_of["blank"].count == 20 and "alike" not in told_of
+
+
+def side_by_side(root: Path, count: int = 20) -> Path:
+    """Pairs of 64 px: a black or white half, and a scene."""
+    for number in range(count):
+        both = Image.new("RGB", (128, 64), ("black", "white")[number % 2])
+        both.paste(scene(number, 64, 64), (64, 0))
+        write(root / f"{number:03d}.png", both)
+    return root
+
+
+def test_a_picture_that_is_no_pair_as_the_others_are_is_unreadable_as_for_packing(tmp_path):
+    root = side_by_side(tmp_path / "set")
+    write(root / "017.png", scene(7, 90, 64))
+    found = looked_at(root)
+    packed = load(DataConfig(source=(str(root),), size=16))
+    assert found.paired and len(found.good) == len(packed.train) + len(packed.test) == 19
+    assert said(found)["unreadable"].cases == packed.skipped and packed.skipped[0][0] == "017.png"
+    assert len(looked_at(root, layout="side-by-side").good) == 20  # whoever says so means every picture
+
+
+def test_pairs_of_several_sources_are_pairs(tmp_path):
+    side_by_side(tmp_path / "one")
+    for number in range(20):
+        write(tmp_path / "two" / "A" / f"{number:03d}.png", scene(100 + number, 40 if number == 3 else 32, 32))
+        write(tmp_path / "two" / "B" / f"{number:03d}.png", scene(200 + number, 32, 32))
+    found = looked_at(tmp_path / "one", tmp_path / "two")
+    assert found.paired and found.sides.shape == (40, 2) and plain(found)["formats"] == {"PNG": 60}
+    assert names(said(found)["pair-shapes"]) == {("two/B/003.png",)}
+    assert plain(found)["sizes"]["frequent"][0] == {"size": [64, 64], "count": 40}
 
 
 def test_both_of_two_unmatched_sets_are_looked_at(tmp_path):
@@ -496,6 +530,92 @@ def test_recipes_that_do_not_suit_say_why(tmp_path, monkeypatch):
     assert suits["plain"].command in text and "Recipes that do not suit it" in text
 
 
+def loaded(command: str) -> None:
+    """What `tasvir train` does with the pictures of a command before it trains; raises `Refused`."""
+    from tasvir.commands import Train
+    from tasvir.models import recipe
+
+    words = shlex.split(command)
+    config = Train.from_words(words[2:]).data
+    model, dataset = recipe(words[2]).model, load(config)
+    assert model.accepts(config.size) and model.lacks(dataset.pictures) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"derive": "low-resolution", "scale": 3},
+        {"derive": "low-resolution", "scale": 4, "size": 32},
+        {"derive": "masked", "mask": 0.02},
+        {"derive": "grey"},
+        {"derive": "edges"},
+        {"jitter": 20},
+        {"color": "grey"},
+        {"fraction": 0.5},
+    ],
+    ids=str,
+)
+def test_every_command_is_one_that_loads(tmp_path, settings):
+    """With sizes that hardly any of these settings go with when they are left out of account."""
+    root = folder(tmp_path / "set", 40, width=64, height=64)
+    suits = [suit for suit in suiting(looked_at(root, **settings)) if suit.command]
+    assert suits
+    for command in {suit.size: suit.command for suit in suits}.values():
+        loaded(command)
+
+
+def test_what_no_size_can_have_is_said_and_not_commanded(tmp_path):
+    root = folder(tmp_path / "set", 24, width=64, height=64)
+    suits = {suit.recipe: suit for suit in suiting(looked_at(root, derive="low-resolution", scale=3))}
+    assert suits["dcgan"].command is None and "--data.scale 3" in suits["dcgan"].why
+    assert all(suit.size % 3 == 0 for suit in suits.values() if suit.command)
+    grey = folder(tmp_path / "grey", 24, mode="L")
+    for suit in suiting(looked_at(grey, derive="grey")):
+        assert suit.command is None and ("needs colour" in suit.why or "made for" in suit.why)
+    for suit in suiting(looked_at(root, jitter=40, size=64)):
+        assert suit.command is None and "--data.jitter" in suit.why
+
+
+@pytest.mark.parametrize("kind", ["side-by-side", "matched", "unmatched", "grey", "indivisible"])
+def test_a_derivation_that_cannot_be_is_refused_before_anything_is_looked_at(tmp_path, monkeypatch, kind):
+    settings = {"derive": "grey"}
+    root = side_by_side(tmp_path / "set") if kind == "side-by-side" else tmp_path / "set"
+    if kind in ("matched", "unmatched"):
+        for name, first in (("trainA", 0), ("trainB", 0 if kind == "matched" else 100)):
+            folder(root / name, 20, first=first)
+    elif kind != "side-by-side":
+        folder(root, 20)
+        settings |= {"color": "grey"} if kind == "grey" else {"derive": "low-resolution", "scale": 3, "size": 64}
+
+    def never(*_: object) -> None:
+        raise AssertionError("something was looked at")
+
+    monkeypatch.setattr(checking, "_look", never)
+    with pytest.raises(Refused) as refused:
+        looked_at(root, **settings)
+    with pytest.raises(Refused) as by_load:
+        load(DataConfig(source=(str(root),), **{"size": 32, **settings}))
+    assert str(refused.value) == str(by_load.value)
+
+
+def test_channels_and_bytes_are_those_of_the_pack(tmp_path):
+    root = folder(tmp_path / "set", 20)
+    for settings in ({}, {"color": "grey"}, {"derive": "edges"}):
+        found = looked_at(root, **settings)
+        packed = load(DataConfig(source=(str(root),), size=64, **settings))
+        arrays = [part for split in (packed.train, packed.test) for part in (split.images, split.sources)]
+        assert plain(found)["packed_bytes"]["64"] == sum(part.nbytes for part in arrays if part is not None)
+        assert found.channels() == packed.pictures.channels
+
+
+def test_a_set_without_test_pictures_left_suits_no_recipe(tmp_path):
+    images = np.stack([np.asarray(scene(number, 28, 28)) for number in range(40)])
+    found = check(array_source(images, splits=["train"] * 40), DataConfig())
+    assert not any(suit.command for suit in suiting(found)) and "testing" in suiting(found)[0].why
+    few = looked_at(folder(tmp_path / "set", 20), fraction=0.001)
+    assert not any(suit.command for suit in suiting(few)) and "--data.fraction 0.001" in suiting(few)[0].why
+
+
 def test_too_few_pictures_suit_no_recipe(tmp_path):
     found = looked_at(folder(tmp_path / "set", 5))
     assert said(found)["few"].count == 5
@@ -525,6 +645,60 @@ def test_names_cannot_write_to_the_terminal_and_nothing_readable_is_no_accident(
     assert "\x1b" not in text and said(found)["unreadable"].count == 2
     json.dumps(plain(found), ensure_ascii=False).encode()
     assert contact_sheet(found).height > 40
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("maps", "maps-check.png"),
+        ("../../etc/cron", "etc-cron-check.png"),
+        ("/root/set", "root-set-check.png"),
+        ("..", "pictures-check.png"),
+        ("a\\b", "a-b-check.png"),
+        ("\udcff\n", "pictures-check.png"),
+        ("猫", "猫-check.png"),
+        ("--help", "help-check.png"),
+    ],
+)
+def test_the_sheet_lies_in_the_current_folder_whatever_the_set_is_called(name, expected):
+    assert sheet_name(name) == expected and len(sheet_name(200 * "猫").encode()) <= 255
+
+
+def checked(*words: str) -> int:
+    from tasvir.commands import Data
+
+    return Data.from_words(["check", *words])()
+
+
+@pytest.mark.parametrize("json_asked", [False, True])
+def test_names_that_are_no_text_reach_the_screen_and_the_sheet(tmp_path, monkeypatch, capfd, json_asked):
+    root = tmp_path / "b\udcff"
+    for kind in ("cat", "dog\udcfe"):
+        folder(root / kind, 12, first=0 if kind == "cat" else 50)
+    (root / "cat" / "\udcfd.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert checked(str(root), *["--json"] * json_asked) == 0
+    assert [file.name for file in tmp_path.glob("*.png")] == ["b-check.png"]
+    out = capfd.readouterr().out
+    assert "Contact sheet: b-check.png" in out or json.loads(out)["contact_sheet"] == "b-check.png"
+    assert checked(str(root), "--out", "\udcfc.png", *["--json"] * json_asked) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("http://there/a.tar",), ("s3://bucket/{00..09}.tar",), ("--data", "gs://b/a.tar"), (".", "--data.stream")],
+)
+def test_what_is_streamed_is_refused_and_a_shard_proposed(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder(tmp_path / "set"))
+    with pytest.raises(Refused, match="cannot be checked") as refused:
+        checked(*words)
+    assert "SHARD.tar" in str(refused.value) and str(refused.value).count("\n") == 1
+    assert not list(Path().glob("*-check.png"))
+
+
+def test_pictures_named_twice_are_refused(tmp_path):
+    with pytest.raises(Refused, match="twice.*one.*--data other"):
+        checked("one", "--data", "other")
 
 
 def test_plain_values_say_the_same(tmp_path):

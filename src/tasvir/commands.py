@@ -530,13 +530,25 @@ class Check:
 
     def __call__(self) -> int:
         from tasvir.data import check, contact
+        from tasvir.data.shards import is_address
         from tasvir.data.sources import find
 
+        if self.pictures and self.data.source:
+            raise Refused(
+                f"The pictures are named twice, {' '.join(self.pictures)} and --data {' '.join(self.data.source)}.\n"
+                "Name them once, without --data; several stand one after the other."
+            )
         config = replace(self.data, source=self.pictures or self.data.source)
         if not config.source:
             raise Refused("`tasvir data check` wants pictures: the path of a folder or archive, or a set by name.")
+        streamed = [name for name in config.source if is_address(name)] or ["--data.stream"] * config.stream
+        if streamed:
+            raise Refused(
+                f"{streamed[0]}: what is streamed is never there as a whole, so it cannot be checked.\n"
+                "Fetch a shard to disk and check that: tasvir data check SHARD.tar"
+            )
         source = find(config)
-        out = self.out or Path(f"{source.name}-check.png")
+        out = self.out or Path(contact.sheet_name(source.name))
         if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise Refused(f"--out {out} must end in .png or .jpg.")
         found = check.check(source, config)
@@ -547,11 +559,11 @@ class Check:
         except OSError as error:
             raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
         if self.json:
-            plain = {**contact.plain(found, suits), "contact_sheet": str(out)}
+            plain = {**contact.plain(found, suits), "contact_sheet": contact.encodable(str(out))}
             print(json.dumps(plain, indent=1, ensure_ascii=False))
         else:
             print(contact.told(found, suits))
-            print(f"\nContact sheet: {out}")
+            print(f"\nContact sheet: {contact.legible(str(out))}")
         return 0
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ BESIDE = {"images": "labels", "image": "label", "x": "y", "X": "y", "data": "lab
 """A word in the name of an .npy of pictures, and what stands for it in that of its labels."""
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 LAYOUTS = "[N,H,W], [N,H,W,C] or [N,C,H,W] with 1 or 3 channels, or [N,H,W,4] with transparency"
+NO_LETTERS = "some of its letters are no letters of Unicode"
 _BLOCK = 16 << 20  # bytes looked through at once
 _HEADER = 1 << 16  # bytes in which an .npy says what it is; a claim of more is not believed
 _MOST = 1000  # arrays in one .npz
@@ -179,7 +181,8 @@ def _npz(path: Path) -> tuple[list[_Part], list[_Entry | str]]:
     taken = {id(entry) for part in parts for entry in part[1:]}
     left = [entry for entry in entries.values() if id(entry) not in taken]
     left.sort(key=lambda entry: CLASSES.index(entry.name) if entry.name in CLASSES else len(CLASSES))
-    return parts, [*left, *(_printable(info.filename) for info in infos if info not in members and not info.is_dir())]
+    files = [info.filename for info in infos if info not in members and not info.filename.endswith("/")]
+    return parts, [*left, *(_printable(name) or "a file without a name" for name in files)]
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Entry:
@@ -605,7 +608,11 @@ def _labels(entries: list[_Entry], names: list[_Entry]) -> tuple[np.ndarray | No
     said = f"Labels are taken from {', '.join(entry.name for entry in entries)}"
     more = []
     for entry in names:
-        given = tuple(_word(word) for word in entry.load().tolist())
+        words = entry.load()
+        if not _legible(words):
+            more.append(_left_aside(entry, NO_LETTERS))
+            continue
+        given = tuple(map(_word, words.tolist()))
         if values.dtype.kind == "i" and unique[0] >= 0 and unique[-1] < len(given):
             return values.astype(np.int64), given, [f"{said}, the classes' names from {entry.name}."]
         more.append(_left_aside(entry, "it has no name for some of the labels"))
@@ -613,8 +620,17 @@ def _labels(entries: list[_Entry], names: list[_Entry]) -> tuple[np.ndarray | No
     return numbers.astype(np.int64), classes, [f"{said}: {len(classes)} classes.", *more]
 
 
+def _legible(words: np.ndarray) -> bool:
+    """Whether all letters are within Unicode: numpy stores any number as a letter, and fails to show it."""
+    if words.dtype.kind != "U" or not words.nbytes:
+        return True
+    codes = np.ascontiguousarray(words).view(np.dtype("u4").newbyteorder(words.dtype.byteorder))
+    return bool(codes.max() <= sys.maxunicode)
+
+
 def _word(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    word = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")  # half a letter becomes ?
+    return word.decode("utf-8", "replace")
 
 
 def _label_values(values: np.ndarray) -> tuple[np.ndarray | None, str]:
@@ -622,7 +638,7 @@ def _label_values(values: np.ndarray) -> tuple[np.ndarray | None, str]:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.dtype.kind in "US":
-        return values, ""
+        return (values, "") if _legible(values) else (None, NO_LETTERS)
     if values.ndim == 2:
         if not values.size or not (((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()):
             return None, "several numbers for each picture, which are not one column for each class"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageCms
 
-from tasvir.config import DataConfig, Pictures, flag
-from tasvir.data.decoding import Frame, Unreadable, decode, decode_halves, opened, orientation, parse_color
+from tasvir.config import DataConfig, Pictures, Refused, flag
+from tasvir.data.decoding import Decoded, Frame, Unreadable, decode, is_grey, opened, orientation, parse_color
 from tasvir.data.items import Items, Source
 from tasvir.data.packing import MINIMUM
-from tasvir.data.splitting import SPLITS, digest_of, test_border
+from tasvir.data.splitting import SPLITS, digest_of, is_chosen, places
 from tasvir.data.workers import chunked, workers
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ IMBALANCE, TINY, FEW = 10, 10, 5000
 """Largest to smallest class; pictures of a tiny class; of a small set."""
 SQUARE, LONG = 1.02, 2.0
 """Longer to shorter side up to which a picture is square, and from which on its shape is extreme."""
+ANY_SIZE = 12 << 10
+"""Pixels that every derivation can work with: divisible by each scale, and large."""
 MOST_CASES = 1000
 NO_PARTNER = "no partner"
-PAIRS = "side-by-side", "matched"
 ENDINGS = {"PNG": "png", "JPEG": "jpg jpeg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif tiff"}
 COLORED = b"RGB", b"RGBA", b"RGBX", b"P", b"PA", b"CMYK", b"YCbCr", b"LAB"
 
@@ -67,7 +68,7 @@ class Trait(IntFlag):
 
 
 ABSENT, DAMAGED, READABLE = range(3)
-PICTURE = np.dtype([("digest", "V16"), ("state", "u1"), ("bytes", "u8")])
+PICTURE = np.dtype([("digest", "V16"), ("state", "u1"), ("files", "u1"), ("bytes", "u8")])
 SIDE = np.dtype(
     [
         ("width", "u4"),  # upright; of a half, where two pictures are side by side
@@ -92,7 +93,7 @@ class Findings:
     pictures: np.ndarray
     """[N] `PICTURE`."""
     sides: np.ndarray
-    """[N,1] `SIDE`; [N,2] for pairs: picture and source, or left and right half."""
+    """[N,1] `SIDE`; [N,2] for pairs: picture and source."""
     reasons: dict[int, str]
     """Why a picture cannot be read, by number."""
     testing: np.ndarray
@@ -121,7 +122,7 @@ class Findings:
 
     @property
     def paired(self) -> bool:
-        return self.source.layout in PAIRS
+        return self.source.paired
 
     @property
     def settled(self) -> bool:
@@ -139,9 +140,30 @@ class Findings:
         return self.items.encoded or self.source.size is not None
 
     @cached_property
+    def halves(self) -> np.ndarray:
+        """[N] bool: which pictures are one half of a file, whose other half is the source."""
+        return self.readable & self.paired & (self.pictures["files"] == 1)
+
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """[N] bool: the copies for training of pictures for testing, which packing leaves out."""
+        there = np.zeros(len(self.items), bool)
+        as_published = self.settled and not self.items.sorted
+        if not as_published or self.config.limit is not None or self.config.fraction < 1:
+            for group in self.straddling(self.copies):
+                there[list(group)] = ~self.testing[list(group)]
+        return there
+
+    @cached_property
     def grey(self) -> bool:
         """Whether no picture has a colour."""
         return bool(len(self.good)) and bool((self.good["traits"] & Trait.GREY).all())
+
+    def channels(self, side: int = 0) -> int:
+        """How many the packed pictures have, or with `side` 1 the sources of pairs."""
+        if self.config.color != "auto":
+            return 1 if self.config.color == "grey" else 3
+        return 1 if len(self.good) and (self.good["traits"][:, side] & Trait.GREY).all() else 3
 
     @cached_property
     def side(self) -> int | None:
@@ -151,15 +173,16 @@ class Findings:
         return int(np.median(np.minimum(self.good["width"], self.good["height"]).min(1)))
 
     def counts(self) -> dict[str, int]:
-        """Readable pictures by split."""
-        test = int((self.readable & self.testing).sum())
-        return {"train": int(self.readable.sum()) - test, "test": test}
+        """Pictures by split, those that cannot be read and those that packing leaves out aside."""
+        used = self.readable & ~self.left_out
+        return {"train": int((used & ~self.testing).sum()), "test": int((used & self.testing).sum())}
 
     def class_counts(self) -> np.ndarray:
-        """[classes, 2] int64: readable pictures for training and for testing."""
+        """[classes, 2] int64: what `counts` counts, by class."""
         counts = np.zeros((len(self.items.classes), 2), np.int64)
         if self.labels is not None and len(counts):
-            np.add.at(counts, (self.labels[self.readable], self.testing[self.readable].astype(int)), 1)
+            used = self.readable & ~self.left_out
+            np.add.at(counts, (self.labels[used], self.testing[used].astype(int)), 1)
         return counts
 
     def having(self, trait: Trait) -> list[int]:
@@ -182,14 +205,17 @@ def check(source: Source, config: DataConfig) -> Findings:
     """Look at every picture of a set, on all cores, with a progress bar on a terminal.
 
     What cannot be read is named in the findings. `config` says what is under transparency; the rest of it is only
-    handed on, to be told and to be said in commands.
+    handed on, to be told and to be said in commands. Raises `Refused` if `derive` can make no pairs of these pictures.
     """
+    if config.derive != "none" and (source.paired or source.beside is not None):
+        raise Refused(f"{source.name} has pairs already; leave --data.derive out, or say --data.layout flat.")
     items = source.read()
-    sides = 2 if source.layout in PAIRS else 1
+    _refuse_derive(items, config)
+    sides = 2 if source.paired else 1
     pictures, shown = np.zeros(len(items), PICTURE), np.zeros((len(items), sides), SIDE)
     reasons: dict[int, str] = {}
     frame = Frame(THUMBNAIL, "squash", parse_color(config.background))
-    look = partial(_look, sides=sides, halves=source.layout == "side-by-side", frame=frame)
+    look = partial(_look, sides=sides, frame=frame)
     chunks = chunked(list(range(len(items))), CHUNK)
     with workers(replace(items, slow=items.slow or len(items) > SLOW)) as crew:
         for chunk, found in zip(chunks, crew.map(look, chunks, len(items), "looking at pictures"), strict=True):
@@ -210,9 +236,18 @@ def check(source: Source, config: DataConfig) -> Findings:
     )
 
 
-def _look(
-    items: Items, numbers: list[int], sides: int, halves: bool, frame: Frame
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def _refuse_derive(items: Items, config: DataConfig) -> None:
+    """Raise `Refused` for a derivation that these settings rule out, whatever the pictures turn out to be."""
+    if config.derive == "none":
+        return
+    from tasvir.data import derive
+
+    grey = config.color == "grey" or (config.color == "auto" and items.channels == 1)
+    size = config.size or ANY_SIZE
+    derive.check(config.derive, channels=1 if grey else 3, size=size, scale=config.scale, mask=config.mask)
+
+
+def _look(items: Items, numbers: list[int], sides: int, frame: Frame) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """The facts of some pictures: [n] `PICTURE`, [n,sides] `SIDE`, and why some cannot be read."""
     pictures, shown = np.zeros(len(numbers), PICTURE), np.zeros((len(numbers), sides), SIDE)
     reasons: dict[int, str] = {}
@@ -221,13 +256,13 @@ def _look(
         try:
             contents = items.contents(number)
             picture["digest"], picture["state"] = np.void(digest_of(contents)), DAMAGED
-            picture["bytes"] = sum(map(len, contents))
+            picture["files"], picture["bytes"] = len(contents), sum(map(len, contents))
             if not items.encoded:
                 _array_facts(items, number, frame, shown[place])
-            elif halves:
-                _file_facts(contents[0], name, frame, shown[place])
+            elif sides > len(contents):  # only the source knows whether a file counts as a pair
+                _file_facts(contents[0], name, partial(items.picture, number), frame, shown[place])
             else:
-                _file_facts(contents[0], name, frame, shown[place, :1])
+                _file_facts(contents[0], name, partial(decode, contents[0]), frame, shown[place, :1])
                 if sides == 2:
                     _source_facts(contents[1], frame, shown[place, 1:])
             picture["state"] = READABLE
@@ -246,8 +281,10 @@ def _array_facts(items: Items, number: int, frame: Frame, shown: np.ndarray) -> 
         _pixel_facts(side, pixels)
 
 
-def _file_facts(content: bytes, name: str, frame: Frame, shown: np.ndarray) -> None:
-    """Fill in the facts of one picture, [1] `SIDE`, or of the left and right half of one, [2]. Raises `Unreadable`."""
+def _file_facts(
+    content: bytes, name: str, decoded: Callable[[Frame], Decoded], frame: Frame, shown: np.ndarray
+) -> None:
+    """Fill in the facts of one picture, [1] `SIDE`, or of the two halves of one, [2]. Raises `Unreadable`."""
     image = opened(content)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     turned = orientation(image)
@@ -259,13 +296,13 @@ def _file_facts(content: bytes, name: str, frame: Frame, shown: np.ndarray) -> N
         traits |= Trait.MISNAMED
     shown["width"], shown["height"] = width // len(shown), height
     shown["mode"], shown["format"] = image.mode.encode(), kind.encode()
-    made = _pixels(content, frame, len(shown))
+    made = _pixels(decoded(frame))
     for side, pixels in zip(shown, made, strict=True):
         _pixel_facts(side, pixels)
     if any(pixels.shape[-1] == 3 for pixels in made) and (shown["traits"] & Trait.GREY).any():
         # a small spot of colour is lost in a thumbnail
-        for side, pixels in zip(shown, _pixels(content, replace(frame, size=256), len(shown)), strict=True):
-            if side["traits"] & Trait.GREY and not _is_grey(pixels):
+        for side, pixels in zip(shown, _pixels(decoded(replace(frame, size=256))), strict=True):
+            if side["traits"] & Trait.GREY and not is_grey(pixels):
                 side["traits"] ^= Trait.GREY
     shown["traits"] |= int(traits | Trait.TRANSPARENT * _transparent(image))
 
@@ -273,14 +310,13 @@ def _file_facts(content: bytes, name: str, frame: Frame, shown: np.ndarray) -> N
 def _source_facts(content: bytes, frame: Frame, shown: np.ndarray) -> None:
     """The same for the other file of a pair."""
     try:
-        _file_facts(content, "", frame, shown)
+        _file_facts(content, "", partial(decode, content), frame, shown)
     except Unreadable as error:
         raise Unreadable(f"its partner: {error}") from None
 
 
-def _pixels(content: bytes, frame: Frame, halves: int) -> tuple[np.ndarray, ...]:
-    made = decode_halves(content, frame) if halves == 2 else decode(content, frame)
-    return (made.image,) if made.source is None else (made.source, made.image)
+def _pixels(made: Decoded) -> tuple[np.ndarray, ...]:
+    return (made.image,) if made.source is None else (made.image, made.source)
 
 
 def _animated(image: Image.Image) -> bool:
@@ -312,13 +348,9 @@ def _transparent(image: Image.Image) -> bool:
         return True
 
 
-def _is_grey(pixels: np.ndarray) -> bool:
-    return bool((pixels == pixels[..., :1]).all())
-
-
 def _pixel_facts(side: np.ndarray, pixels: np.ndarray) -> None:
     """Fill in what the pixels of a thumbnail say; `side` is one `SIDE`."""
-    side["traits"] = int(Trait.GREY * _is_grey(pixels) | Trait.BLANK * bool((np.ptp(pixels, (0, 1)) <= BLANK).all()))
+    side["traits"] = int(Trait.GREY * is_grey(pixels) | Trait.BLANK * bool((np.ptp(pixels, (0, 1)) <= BLANK).all()))
     side["hash"], side["contrast"] = perceptual_hash(pixels)
 
 
@@ -424,12 +456,10 @@ def _leaves(points: np.ndarray, places: np.ndarray, generator: np.random.Generat
 def _testing(given: Sequence[str], pictures: np.ndarray) -> np.ndarray:
     """[N] bool: which pictures are for testing, by the same rule as packing."""
     digests = {n: pictures["digest"][n].tobytes() for n in np.flatnonzero(pictures["state"] > ABSENT).tolist()}
-    border = test_border([digest for number, digest in digests.items() if not given[number]])
     testing = np.array([split == SPLITS[1] for split in given], bool)
-    free = [number for number in digests if not given[number]]
-    testing[[number for number in free if digests[number] < border]] = True
+    testing[[number for number, split in places(given, digests).items() if split == SPLITS[1]]] = True
     readable = pictures["state"] == READABLE
-    if free and not all(given) and not (testing & readable).any() and readable.any():  # one is lent, with its copies
+    if not all(given) and not (testing & readable).any() and readable.any():  # one is lent, with its copies
         lent = min(digests[number] for number in np.flatnonzero(readable).tolist())
         testing[[number for number in digests if digests[number] == lent]] = True
     return testing
@@ -511,7 +541,7 @@ def _leaks(found: Findings) -> Iterator[Remark]:
         return sum(int(found.testing[list(group)].sum()) for group in groups)
 
     same = found.straddling(found.copies)
-    cleaned = "the copies for training are left out" if found.items.sorted else "they stay, as the set was published"
+    cleaned = "the copies for training are left out" if found.left_out.any() else "they stay, as the set was published"
     what = "for testing, though exact copies are for training"
     yield from _say(found, "wrong", "leaked", same, what, cleaned, testing(same), " = ")
     near = found.straddling(found.alike)
@@ -555,14 +585,15 @@ def _class_remarks(found: Findings) -> Iterator[Remark]:
 
 
 def _pair_remarks(found: Findings) -> Iterator[Remark]:
-    if found.source.layout != "matched":
+    if not found.paired:
         return
+    apart = found.readable & ~found.halves
     width, height = (np.maximum(found.sides[name].astype(np.float64), 1) for name in ("width", "height"))
     ratio = width / height
-    other_shape = found.readable & (np.abs(np.log(ratio[:, 0] / ratio[:, 1])) > np.log(SQUARE))
+    other_shape = apart & (np.abs(np.log(ratio[:, 0] / ratio[:, 1])) > np.log(SQUARE))
     what, done = "with a source of another shape", "each is made square by itself: look at the contact sheet"
     yield from _say(found, "wrong", "pair-shapes", np.flatnonzero(other_shape).tolist(), what, done)
-    other_size = found.readable & ~other_shape & (width[:, 0] != width[:, 1])
+    other_size = apart & ~other_shape & (width[:, 0] != width[:, 1])
     what, done = "with a source of another size", "both are brought to one size"
     yield from _say(found, "unusual", "pair-sizes", np.flatnonzero(other_size).tolist(), what, done)
 
@@ -617,6 +648,8 @@ def _color_remarks(found: Findings) -> Iterator[Remark]:
             what, done = "grey, though stored as colour", "packed with one channel, unless --data.color is rgb"
         else:
             what, done = "grey, among pictures in colour", "three equal channels, as all must have the same"
+        if found.config.color != "auto":
+            done = f"all are packed as --data.color {found.config.color}"
         yield from say("grey", np.flatnonzero(grey).tolist(), what, done)
     misnamed = found.having(Trait.MISNAMED)
     yield from say("misnamed", misnamed, "with the ending of another format", "read by what is in them")
@@ -644,9 +677,23 @@ def suiting(found: Findings) -> list[Suit]:
     """All recipes: those that suit first, with the command; the others with the reason."""
     from tasvir.models import RECIPES, recipe
 
-    few = None if found.readable.sum() >= MINIMUM else f"needs at least {MINIMUM} pictures"
+    few = _few(found) or (found.beside and _few(found.beside))
     suits = [Suit(name, None, few) if few else _suit(name, recipe(name), found) for name in RECIPES]
     return sorted(suits, key=lambda suit: (suit.command is None, not suit.why.startswith("uses")))
+
+
+def _few(found: Findings) -> str | None:
+    """Why no recipe can be trained on so few; None if there are enough."""
+    if found.readable.sum() < MINIMUM:
+        return f"needs at least {MINIMUM} pictures"
+    fraction, seed = found.config.fraction, found.config.choice_seed
+    digests = {number: found.pictures["digest"][number].tobytes() for number in np.flatnonzero(found.readable).tolist()}
+    used = [n for n, digest in digests.items() if not found.left_out[n] and is_chosen(digest, fraction, seed)]
+    train = {digests[number] for number in used if not found.testing[number]}
+    lendable = not found.settled and len(train) > 1
+    test = lendable or any(found.testing[number] for number in used)
+    why = f", of which --data.fraction {fraction:g} leaves none" if fraction < 1 else ", and there is none"
+    return None if train and test else f"needs pictures for {'testing' if train else 'training'}{why}"
 
 
 def _suit(name: str, chosen: "Recipe", found: Findings) -> Suit:
@@ -654,23 +701,50 @@ def _suit(name: str, chosen: "Recipe", found: Findings) -> Suit:
     model, made_for, side = chosen.model, chosen.data.size, found.side
     if found.config.size is None and made_for and side and 2 * side < made_for:
         return Suit(name, None, f"is made for {made_for} px, and these have {side}")
-    size = found.config.size or size_to_begin(model.accepts, side, made_for)
-    lacking = model.lacks(_pictures(found, size))
+
+    def accepts(size: int) -> bool:
+        return model.accepts(size) and _unfit(found, size) is None
+
+    size = found.config.size or size_to_begin(accepts, side, made_for)
+    lacking = _unfit(found, size) or model.lacks(_pictures(found, size))
+    if found.config.derive == "low-resolution" and found.config.size is None and not accepts(size):
+        lacking = f"takes pictures of {model.sizes}, and none near is divisible by --data.scale {found.config.scale}"
     if lacking:
         return Suit(name, None, lacking)
     uses = " and ".join(USES[need] for need in model.needs if need in USES)
-    why = f"{f'uses {uses}, ' if uses else ''}{size} px, {'grey' if found.grey else 'colour'}"
-    more = [option for option in (128, 256) if size < option <= (side or 0) and model.accepts(option)]
+    why = f"{f'uses {uses}, ' if uses else ''}{size} px, {'grey' if found.channels() == 1 else 'colour'}"
+    more = [option for option in (128, 256) if size < option <= (side or 0) and accepts(option)]
     if more and found.config.size is None:
         why += f"; {more[-1]} px would do as well, and take longer"
     return Suit(name, shlex.join(["tasvir", "train", name, *data_words(found.config, size)]), why, size)
 
 
+def _unfit(found: Findings, size: int) -> str | None:
+    """Why the settings do not go with pictures of this height and width; None if they do."""
+    config = found.config
+    if config.jitter is not None and config.jitter < size:
+        return f"--data.jitter is {config.jitter}, smaller than {size} px"
+    if config.derive != "none":
+        from tasvir.data import derive
+
+        try:
+            derive.check(config.derive, channels=found.channels(), size=size, scale=config.scale, mask=config.mask)
+        except Refused as error:
+            return str(error).rstrip(".")
+    return None
+
+
 def _pictures(found: Findings, size: int) -> Pictures:
     """What a model is told of the pictures at this height and width."""
-    channels = 1 if found.grey else 3
-    pairs = found.paired or found.beside is not None or found.config.derive != "none"
-    source = Pictures(channels, size) if pairs else None
+    config, channels, source = found.config, found.channels(), None
+    if found.paired:
+        source = Pictures(found.channels(1), size)
+    elif found.beside is not None:
+        source = Pictures(found.beside.channels(), size)
+    elif config.derive != "none":
+        from tasvir.data.derive import source_shape
+
+        source = Pictures(*source_shape(config.derive, channels, size, config.scale))
     classes = found.items.classes if found.labels is not None else ()
     return Pictures(channels, size, tuple(classes), source, matched=found.beside is None)
 

@@ -1,5 +1,6 @@
 """What a person is shown of a checked set of pictures: sentences, plain values for programs, and a contact sheet."""
 
+import re
 import shutil
 import textwrap
 from collections import Counter
@@ -17,6 +18,8 @@ from tasvir.data.decoding import Frame, Unreadable, parse_color, with_channels
 PACKED = 64, 128, 256
 """Heights and widths at which it is told how large the pack will be."""
 WIDEST = 120
+LONGEST_NAME = 60
+"""Letters of a set's name in that of its contact sheet: at most 240 of the 255 bytes that a file system allows."""
 FEW_CASES, FEW_NAMES = 5, 4
 """Cases of a remark that are told, and names of each."""
 
@@ -29,7 +32,7 @@ def plain(found: Findings, suits: Sequence[Suit] = ()) -> dict[str, Any]:
     values = {
         "name": found.source.name,
         "layout": found.source.layout,
-        "notes": list(found.source.notes),
+        "notes": [*found.source.notes, *found.items.notes],
         "listed": len(found.items),
         "readable": len(good),
         "splits": found.counts(),
@@ -51,16 +54,16 @@ def plain(found: Findings, suits: Sequence[Suit] = ()) -> dict[str, Any]:
         "hint": hint(found),
         "beside": None if found.beside is None else plain(found.beside),
     }
-    return _encodable(values)
+    return encodable(values)
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
     """With the bytes of names that are no UTF-8 written as escapes."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {_encodable(key): _encodable(inner) for key, inner in value.items()}
-    return [_encodable(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {encodable(key): encodable(inner) for key, inner in value.items()}
+    return [encodable(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def sizes(found: Findings) -> dict[str, Any]:
@@ -96,7 +99,12 @@ def shapes(found: Findings) -> dict[str, Any]:
 
 def packed_bytes(found: Findings, size: int) -> int:
     """How large the pack is at a height and width."""
-    return found.good.size * size * size * (1 if found.grey else 3)
+    channels = sum(map(found.channels, range(found.good.shape[1])))
+    if found.config.derive != "none":
+        from tasvir.data.derive import DERIVATIONS
+
+        channels += DERIVATIONS[found.config.derive].packed  # one channel, stored beside the picture
+    return len(found.good) * size * size * channels
 
 
 def _packed_sizes(found: Findings, suits: Sequence[Suit]) -> list[int]:
@@ -105,7 +113,8 @@ def _packed_sizes(found: Findings, suits: Sequence[Suit]) -> list[int]:
 
 def _files_of(found: Findings) -> np.ndarray:
     """A `SIDE` for each readable file: two of a pair matched by name, one of a pair in one file."""
-    return found.good[:, :1] if found.source.layout == "side-by-side" else found.good
+    two = (found.paired & ~found.halves)[found.readable]
+    return np.concatenate([found.good[:, 0], found.good[two, -1]])
 
 
 def _tally(values: np.ndarray) -> dict[str, int]:
@@ -121,17 +130,23 @@ def _grey(found: Findings) -> int:
 # Sentences
 
 
+def sheet_name(name: str) -> str:
+    """What the contact sheet of a set is called: a file of the current folder, whatever the set is called."""
+    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME]
+    return f"{safe or 'pictures'}-check.png"
+
+
 def told(found: Findings, suits: Sequence[Suit] = (), width: int | None = None) -> str:
     """What was recognized, what there is, what is wrong and what unusual, worst first, and what to train.
 
     `width` is that of the lines, in letters; left out, the terminal's.
     """
     width = width or min(shutil.get_terminal_size((110, 0)).columns, WIDEST)
-    return "\n".join(map(_shown, [*_told(found, suits, width), *_recipes(found, suits, width)]))
+    return "\n".join(map(legible, [*_told(found, suits, width), *_recipes(found, suits, width)]))
 
 
 def _told(found: Findings, suits: Sequence[Suit], width: int) -> list[str]:
-    lines = [line for note in found.source.notes for line in textwrap.wrap(note, width)]
+    lines = [line for note in (*found.source.notes, *found.items.notes) for line in textwrap.wrap(note, width)]
     rows = [("pairs" if found.paired else "pictures", _readable(found)), ("split", _splits(found))]
     rows += [("classes", _classes(found)), ("sizes", _sizes(found)), ("shapes", _shapes(found))]
     rows += [("files", _files(found)), ("colour", _colors(found)), ("space", _space(found, suits))]
@@ -175,7 +190,9 @@ def _splits(found: Findings) -> str:
     how = "as the set has them" if found.settled else "decided by what is in the files"
     chosen = [f"--data.{name}" for name in ("limit", "fraction") if getattr(found.config, name) not in (None, 1)]
     before = f", before {' and '.join(chosen)}" if chosen else ""
-    return f"{counts['train']:,} for training and {counts['test']:,} for testing, {how}{before}"
+    said = f"{counts['train']:,} for training and {counts['test']:,} for testing, {how}{before}"
+    left_out = int(found.left_out.sum())
+    return f"{said}; {left_out:,} more, copies of those for testing, left out" if left_out else said
 
 
 def _classes(found: Findings) -> str:
@@ -198,7 +215,7 @@ def _sizes(found: Findings) -> str:
     def said(size: Sequence[int]) -> str:
         return f"{size[0]}×{size[1]}" if found.shaped else f"{size[0]} px on the shorter side"
 
-    half = ", either half" if found.source.layout == "side-by-side" else ""
+    half = ", either half" if found.halves[found.readable].all() else ""
     if known["different"] == 1:
         return f"all {said(known['median'])}{half}"
     span = f"{said(known['smallest'])} to {said(known['largest'])}, typically {said(known['median'])}{half}"
@@ -262,7 +279,7 @@ def _recipes(found: Findings, suits: Sequence[Suit], width: int) -> list[str]:
     return lines
 
 
-def _shown(line: str) -> str:
+def legible(line: str) -> str:
     """Without what a terminal would obey or could not show: names of files can hold anything."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
 
@@ -285,7 +302,7 @@ def contact_sheet(found: Findings, columns: int = COLUMNS) -> Image.Image:
     """Pictures of every class, spread over the set, whole and with pairs side by side; below them those that are
     there several times or empty, and the names of those that cannot be read."""
     look = _look(found, columns)
-    strips = [_heading(look, _shown(found.source.name), 24), _line(look, _summary(found))]
+    strips = [_heading(look, legible(found.source.name), 24), _line(look, _summary(found))]
     if found.beside is None:
         strips += _rows(found, look)
     else:
@@ -344,7 +361,7 @@ def _look(found: Findings, columns: int) -> _Look:
     side = min(found.side or CELL, CELL)
     frame = Frame(side, "pad", parse_color(found.config.background))
     words = [*found.items.classes, "00,000"] if found.labels is not None else []
-    widest = max((round(_font(14).getlength(_shown(word))) + MARGIN for word in words), default=0)
+    widest = max((round(_font(14).getlength(legible(word))) + MARGIN for word in words), default=0)
     return _Look(frame, max(1, round(CELL / side)), columns, min(LABELS, widest))
 
 
@@ -437,7 +454,7 @@ def _summary(found: Findings) -> str:
 
 def _fitting(text: str, width: float, size: int = 14) -> str:
     """The text, cut where it would be wider."""
-    text = _shown(text)
+    text = legible(text)
     if _font(size).getlength(text) <= width:
         return text
     while text and _font(size).getlength(text + "…") > width:

@@ -346,3 +346,11 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return np.repeat(image, 3, axis=-1)
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether all channels of a picture are the same."""
+    if image.shape[-1] == 1:
+        return True
+    some = image[:: max(1, len(image) // 8)]  # colour mostly shows in a few rows
+    return all(bool((part[..., 0] == part[..., other]).all()) for part in (some, image) for other in (1, 2))

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from tasvir.config import DataConfig, Pictures, Refused
-from tasvir.data.decoding import Decoded, Frame, Unreadable, described, parse_color, with_channels
+from tasvir.data.decoding import Decoded, Frame, Unreadable, described, is_grey, parse_color, with_channels
 from tasvir.data.items import Items, Source, cache_folder
 from tasvir.data.splitting import SPLITS, Plan, plan
 from tasvir.data.workers import Workers, workers
@@ -468,14 +468,6 @@ def _decode_into(
             seen.grey_sources = seen.grey_sources and done.grey_sources
 
 
-def _is_grey(image: np.ndarray) -> bool:
-    """Whether all channels of a picture are the same."""
-    if image.shape[-1] == 1:
-        return True
-    some = image[:: max(1, len(image) // 8)]  # colour mostly shows in a few rows
-    return all(bool((part[..., 0] == part[..., other]).all()) for part in (some, image) for other in (1, 2))
-
-
 @dataclass(frozen=True)
 class _Chunk:
     """Some pictures, and the row at which the first of them belongs."""
@@ -511,10 +503,10 @@ def _decode_chunk(items: Items, chunk: _Chunk, frame: Frame, images: "_Rows", so
             except Unreadable as error:
                 bad[number] = str(error)
                 continue
-            grey = grey and _is_grey(made.image)
+            grey = grey and is_grey(made.image)
             write(with_channels(made.image, images.shape[-1]))
             if write_source is not None and sources is not None and made.source is not None:
-                grey_sources = grey_sources and _is_grey(made.source)
+                grey_sources = grey_sources and is_grey(made.source)
                 write_source(with_channels(made.source, sources.shape[-1]))
             kept.append(number)
             sides.append(made.side)

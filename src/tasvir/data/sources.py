@@ -316,37 +316,35 @@ def _array(path: Path, config: DataConfig) -> Source:
         raise Refused(f"--data.layout is {config.layout}, but {path} holds an array, with a layout of its own.")
     found = arrays.read(path, background=parse_color(config.background))
     height, width, channels = found.shape
-    size = height if height == width else None
-
-    def picture(number: int, frame: Frame) -> Decoded:
-        row = found.row(number)
-        whole = row.shape[:2] == (frame.size, frame.size)
-        return Decoded(row if whole else fit(row, frame), min(height, width))
 
     def read() -> Items:
-        labelled = found.labels is not None and config.layout != "flat"
+        whole = found.load()
+
+        def picture(number: int, frame: Frame) -> Decoded:
+            row = whole.row(number)
+            fits = row.shape[:2] == (frame.size, frame.size)
+            return Decoded(row if fits else fit(row, frame), min(height, width))
+
+        labels = whole.labels if config.layout != "flat" else None
         return Items(
             names=[f"picture {number}" for number in range(found.count)],
             picture=picture,
-            contents=lambda number: (found.content(number),),
+            contents=lambda number: (whole.content(number),),
             encoded=False,
-            labels=found.labels.tolist() if labelled and found.labels is not None else None,
-            classes=found.classes if labelled else (),
+            labels=None if labels is None else labels.tolist(),
+            classes=() if labels is None else whole.classes,
             splits=found.splits,
-            channels=channels if channels in (1, 3) else None,
+            channels=channels,
             slow=found.count * height * width > 1 << 26,
             sorted=True,
+            notes=whole.notes,
         )
 
-    about = path.stat()
-    labels = hashlib.sha256(
-        b"" if found.labels is None else found.labels.tobytes()
-    ).hexdigest()  # of another file perhaps
     return Source(
         name=path.stem.split(".")[0],
         address=["array", str(path), config.background, config.layout],
-        fingerprint=[about.st_size, about.st_mtime_ns, labels],
-        size=size,
+        fingerprint=found.fingerprint,
+        size=height if height == width else None,
         read=read,
         notes=found.notes,
         layout="array",

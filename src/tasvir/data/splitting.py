@@ -1,7 +1,7 @@
 """Which picture is for training, which for testing, and which are used at all: decided by what is in the files."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tasvir.data.decoding import Unreadable
@@ -51,6 +51,12 @@ def test_border() -> bytes:
     return int(TEST_FRACTION * 2**64).to_bytes(8, "big")
 
 
+def places(given: Sequence[str], digests: Mapping[int, bytes]) -> dict[int, str]:
+    """The split of each picture that has a digest: the given one, or that of its content."""
+    border = test_border()
+    return {number: given[number] or ("test" if d < border else "train") for number, d in digests.items()}
+
+
 def is_chosen(digest: bytes, fraction: float, seed: int) -> bool:
     """Whether a picture is in the part of the set that is used: the same pictures whatever else is in the set."""
     drawn = hashlib.blake2b(digest + seed.to_bytes(8, "big"), digest_size=8).digest()
@@ -76,12 +82,11 @@ def plan(
         return Plan({split: [number for number in everything if given[number] == split] for split in SPLITS})
     digests, bad = _digests(items, workers, known)
     shuffled = sorted(digests, key=lambda number: (digests[number], number))
-    border = test_border()
-    places = {number: given[number] or ("test" if digests[number] < border else "train") for number in shuffled}
+    split_of = places(given, digests)
     copies = len(digests) - len(set(digests.values()))
     if fraction < 1:
         shuffled = [number for number in shuffled if is_chosen(digests[number], fraction, choice_seed)]
-    numbers = {split: [number for number in shuffled if places[number] == split] for split in SPLITS}
+    numbers = {split: [number for number in shuffled if split_of[number] == split] for split in SPLITS}
     held_out = {digests[number] for number in numbers["test"]}
     train = [number for number in numbers["train"] if digests[number] not in held_out]
     leaked = len(numbers["train"]) - len(train)
