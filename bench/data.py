@@ -31,7 +31,7 @@ from tasvir.data.batches import Batches  # noqa: E402
 WORKERS = 2
 SETS = {64: (10_000, 64), 256: (2_000, 16)}
 """Height and width → pictures made, batch."""
-ROUNDS, BATCHES = 7, 25
+ROUNDS, BATCHES = 7, 100
 GROWING = 1_000, 10_000, 100_000
 
 

@@ -181,6 +181,17 @@ def test_a_set_too_large_for_the_device_gives_the_same_batches(monkeypatch, name
 
 
 @EVERY
+def test_large_pictures_come_the_same_by_their_own_way(monkeypatch, name):
+    small = Batches(made(name), 8, 3, "cpu")
+    expected = [small[step] for step in range(4)]
+    monkeypatch.setattr(batches, "LARGE", 1)
+    monkeypatch.setattr(batches, "BLOCK", 3)
+    large = Batches(made(name), 8, 3, "cpu")
+    assert all(same(large[step], batch) for step, batch in enumerate(expected))
+    assert large[0].image.stride() == expected[0].image.stride()
+
+
+@EVERY
 def test_the_pack_itself_is_not_written_to(name):
     dataset = made(name)
     before = dataset.train.images.tobytes()
