@@ -104,7 +104,7 @@ def batches(folder: Path, size: int, batch: int) -> None:
     taken: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(ROUNDS):
         for name, stream in streams.items():
-            time.sleep(0.3)  # the workers fill their queue and rest: four batches of a head start for them
+            time.sleep(1)  # the workers fill their queue and rest: four batches of a head start for them
             taken[name].append(milliseconds(partial(draw, stream, BATCHES)) / BATCHES)
     print(
         f"{batch} pictures of {size}x{size}, mirrored, ready to train on; {ROUNDS} rounds of {BATCHES} batches in turns"
