@@ -302,7 +302,7 @@ def test_a_folder_of_archives_is_one_set(tmp_path, together):  # type: ignore[no
     assert dataset.pictures.classes == ("cats", "dogs") and len(pictures(dataset)) == 24
     for number, kind in enumerate(("cats", "dogs")):
         (tmp_path / "all" / f"{kind}{together}").rename(tmp_path / "all" / f"part-{number:03d}{together}")
-    assert data(tmp_path / "all").pictures.classes == ()
+    assert data(tmp_path / "all").pictures.classes == () and data(tmp_path / "all").name == "part"
 
 
 def test_what_is_no_archive_in_a_folder_of_them_is_named(tmp_path):  # type: ignore[no-untyped-def]

@@ -138,6 +138,8 @@ def _all_of(paths: Sequence[Path], root: Path) -> Files:
     )
     together = files.joined(list(parts.values()), names)
     kind = PARTS if numbered else "folder of archives"
+    if numbered:  # named after what the parts have in common
+        root = root / (re.sub(r"[-_]?\d+.*", "", stems[0]) or root.name)
     return replace(together, root=root, kind=kind, skipped=[*skipped, *together.skipped])
 
 
