@@ -16,13 +16,15 @@ from conftest import REAL
 from tasvir.config import DataConfig, Refused
 from tasvir.data import check as checking
 from tasvir.data import load
-from tasvir.data.check import Findings, check, perceptual_hash, remarks, size_to_begin, suiting
+from tasvir.data.check import Findings, check, perceptual_hash
 from tasvir.data.contact import contact_sheet, plain, sheet_name, told
 from tasvir.data.decoding import Decoded, Frame, Unreadable
 from tasvir.data.items import Items, Source
+from tasvir.data.remarks import Remark, remarks
 from tasvir.data.sources import find
 from tasvir.data.splitting import digest_of
 from tasvir.data.splitting import test_border as border_of
+from tasvir.data.suits import size_to_begin, suiting
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +57,11 @@ def looked_at(*paths: Path, **settings) -> Findings:
     return check(find(config), config)
 
 
-def said(found: Findings, size: int | None = None) -> dict[str, checking.Remark]:
+def said(found: Findings, size: int | None = None) -> dict[str, Remark]:
     return {remark.key: remark for remark in remarks(found, size)}
 
 
-def names(remark: checking.Remark) -> set[tuple[str, ...]]:
+def names(remark: Remark) -> set[tuple[str, ...]]:
     return {tuple(sorted(case)) for case in remark.cases}
 
 

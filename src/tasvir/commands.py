@@ -529,7 +529,7 @@ class Check:
     """Tell it to programs."""
 
     def __call__(self) -> int:
-        from tasvir.data import check, contact
+        from tasvir.data import check, contact, suits
         from tasvir.data.shards import is_address
         from tasvir.data.sources import find
 
@@ -552,17 +552,17 @@ class Check:
         if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise Refused(f"--out {out} must end in .png or .jpg.")
         found = check.check(source, config)
-        suits = check.suiting(found)
+        suited = suits.suiting(found)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             contact.contact_sheet(found).save(out)
         except OSError as error:
             raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
         if self.json:
-            plain = {**contact.plain(found, suits), "contact_sheet": contact.encodable(str(out))}
+            plain = {**contact.plain(found, suited), "contact_sheet": contact.encodable(str(out))}
             print(json.dumps(plain, indent=1, ensure_ascii=False))
         else:
-            print(contact.told(found, suits))
+            print(contact.told(found, suited))
             print(f"\nContact sheet: {contact.legible(str(out))}")
         return 0
 

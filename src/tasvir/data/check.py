@@ -1,10 +1,9 @@
-"""`tasvir data check`: everything about a set of pictures, what is wrong with it, and which recipes suit it."""
+"""`tasvir data check`: every picture looked at, and what was found. remarks.py, suits.py and contact.py tell it."""
 
 import os
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
@@ -13,15 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageCms
 
-from tasvir.config import DataConfig, Pictures, Refused, flag
+from tasvir.config import DataConfig, Refused
 from tasvir.data.decoding import Decoded, Frame, Unreadable, decode, is_grey, opened, orientation, parse_color
 from tasvir.data.items import Items, Source
-from tasvir.data.packing import MINIMUM
-from tasvir.data.splitting import SPLITS, digest_of, is_chosen, places
+from tasvir.data.splitting import SPLITS, digest_of, places
 from tasvir.data.workers import chunked, workers
 
 if TYPE_CHECKING:
-    from tasvir.core import Recipe
+    pass
 
 CHUNK = 64
 SLOW = 5000
@@ -43,16 +41,9 @@ FAINT = 4.0
 """Levels of contrast below which hashes say nothing: skies and empty pages are not compared."""
 BLANK = 8
 """Levels between the darkest and the brightest pixel of a thumbnail up to which a picture is of one colour."""
-IMBALANCE, TINY, FEW = 10, 10, 5000
-"""Largest to smallest class; pictures of a tiny class; of a small set."""
-SQUARE, LONG = 1.02, 2.0
-"""Longer to shorter side up to which a picture is square, and from which on its shape is extreme."""
 ANY_SIZE = 12 << 10
 """Pixels that every derivation can work with: divisible by each scale, and large."""
-MOST_CASES = 1000
-NO_PARTNER = "no partner"
 ENDINGS = {"PNG": "png", "JPEG": "jpg jpeg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif tiff"}
-COLORED = b"RGB", b"RGBA", b"RGBX", b"P", b"PA", b"CMYK", b"YCbCr", b"LAB"
 
 
 class Trait(IntFlag):
@@ -463,324 +454,3 @@ def _testing(given: Sequence[str], pictures: np.ndarray) -> np.ndarray:
         lent = min(digests[number] for number in np.flatnonzero(readable).tolist())
         testing[[number for number in digests if digests[number] == lent]] = True
     return testing
-
-
-# What is to be said about it
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Something wrong or unusual about a set: "3 cannot be read: left out"."""
-
-    key: str
-    level: str
-    """`wrong` or `unusual`."""
-    count: int
-    """Pictures that it is about; of classes, how many or how many times."""
-    what: str
-    done: str
-    """What tasvir does about it, or what can be done."""
-    cases: tuple[tuple[str, ...], ...] = ()
-    """The pictures by name, at most `MOST_CASES`: each alone, with its reason, or with those that it is a copy of."""
-    in_all: int = 0
-    """How many cases there are."""
-    joint: str = ""
-    """What stands between the names of a case."""
-
-
-Case = int | str | Sequence[int] | Sequence[str]
-
-
-def remarks(found: Findings, size: int | None = None) -> list[Remark]:
-    """What is wrong with a set and what is unusual, worst first. `size` is the height and width to train at."""
-    return [
-        *_lost(found),
-        *_leaks(found),
-        *_class_remarks(found),
-        *_pair_remarks(found),
-        *_blank(found),
-        *_repeated(found),
-        *_shape_remarks(found, size),
-        *_color_remarks(found),
-    ]
-
-
-def _say(
-    found: Findings,
-    level: str,
-    key: str,
-    cases: Sequence[Case],
-    what: str,
-    done: str,
-    count: int | None = None,
-    joint: str = "",
-) -> Iterator[Remark]:
-    """A remark, if there is any case. Numbers are those of pictures; `count` is the number of cases if left out."""
-    if not len(cases):
-        return
-    names = found.items.names
-    groups = [[case] if isinstance(case, int | str) else case[:MOST_CASES] for case in cases[:MOST_CASES]]
-    named = tuple(tuple(names[one] if isinstance(one, int) else one for one in group) for group in groups)
-    yield Remark(key, level, len(cases) if count is None else count, what, done, named, len(cases), joint)
-
-
-def _lost(found: Findings) -> Iterator[Remark]:
-    readable = int(found.readable.sum())
-    if readable < MINIMUM:
-        yield Remark("few", "wrong", readable, f"readable in all; at least {MINIMUM} are needed", "add more")
-    bad = [(found.items.names[number], reason) for number, reason in sorted(found.reasons.items())]
-    yield from _say(found, "wrong", "unreadable", bad, "cannot be read", "left out", joint=": ")
-    alone = [file for file, reason in found.source.skipped if NO_PARTNER in reason]
-    yield from _say(found, "wrong", "unpaired", alone, "without a partner in the other folder", "left out")
-    others = [skipped for skipped in found.source.skipped if NO_PARTNER not in skipped[1]]
-    yield from _say(found, "wrong", "left-out", others, "cannot be used", "left out", joint=": ")
-
-
-def _leaks(found: Findings) -> Iterator[Remark]:
-    def testing(groups: list[Group]) -> int:
-        return sum(int(found.testing[list(group)].sum()) for group in groups)
-
-    same = found.straddling(found.copies)
-    cleaned = "the copies for training are left out" if found.left_out.any() else "they stay, as the set was published"
-    what = "for testing, though exact copies are for training"
-    yield from _say(found, "wrong", "leaked", same, what, cleaned, testing(same), " = ")
-    near = found.straddling(found.alike)
-    done = "they stay, and test results look a little better than they are"
-    what = "for testing, though nearly the same are for training"
-    yield from _say(found, "wrong", "leaked-alike", near, what, done, testing(near), " ~ ")
-    labels = found.labels
-    if labels is not None:
-        torn = [group for group in found.copies if len(np.unique(labels[list(group)])) > 1]
-        done = "they stay; keep each in its true class only"
-        yield from _say(found, "wrong", "contradictory", torn, "copies in different classes", done, _all(torn), " = ")
-
-
-def _all(groups: list[Group]) -> int:
-    return sum(map(len, groups))
-
-
-def _class_remarks(found: Findings) -> Iterator[Remark]:
-    classes = found.items.classes
-    if found.labels is None or len(classes) < 2:
-        return
-    say, counts, among = partial(_say, found, "wrong"), found.class_counts(), f"of {len(classes)} classes"
-    total = counts.sum(1)
-    empty = [name for name, count in zip(classes, total, strict=True) if count == 0]
-    yield from say("empty-classes", empty, f"{among} without any picture", "nothing is learned of them")
-    filled = np.flatnonzero(total)
-    tiny = [f"{classes[k]} ({total[k]})" for k in filled if total[k] < TINY]
-    yield from say("tiny-classes", tiny, f"{among} with fewer than {TINY} pictures", "they are hardly learned")
-    if len(filled):
-        most, least = filled[total[filled].argmax()], filled[total[filled].argmin()]
-        largest, smallest = (f"{classes[k]} ({total[k]:,})" for k in (most, least))
-        if total[most] > IMBALANCE * total[least]:
-            what = f"times as many in the largest class, {largest}, as in the smallest, {smallest}"
-            done = "each is learned as often as it is there"
-            yield Remark("imbalance", "wrong", round(total[most] / total[least]), what, done)
-    enough = TINY if found.settled else 5 * TINY  # a tenth of fewer can be none by chance
-    for place, word in enumerate(("training", "test")):
-        missing = [name for name, row in zip(classes, counts, strict=True) if row[place] == 0 and row.sum() >= enough]
-        done = "they are not learned" if place == 0 else "they are not tested"
-        yield from say(f"no-{word}", missing, f"{among} without a {word} picture", done)
-
-
-def _pair_remarks(found: Findings) -> Iterator[Remark]:
-    if not found.paired:
-        return
-    apart = found.readable & ~found.halves
-    width, height = (np.maximum(found.sides[name].astype(np.float64), 1) for name in ("width", "height"))
-    ratio = width / height
-    other_shape = apart & (np.abs(np.log(ratio[:, 0] / ratio[:, 1])) > np.log(SQUARE))
-    what, done = "with a source of another shape", "each is made square by itself: look at the contact sheet"
-    yield from _say(found, "wrong", "pair-shapes", np.flatnonzero(other_shape).tolist(), what, done)
-    other_size = apart & ~other_shape & (width[:, 0] != width[:, 1])
-    what, done = "with a source of another size", "both are brought to one size"
-    yield from _say(found, "unusual", "pair-sizes", np.flatnonzero(other_size).tolist(), what, done)
-
-
-def _blank(found: Findings) -> Iterator[Remark]:
-    level, what = ("unusual", "with a side of one colour") if found.paired else ("wrong", "of one colour")
-    yield from _say(found, level, "blank", found.having(Trait.BLANK), what, "they stay")
-
-
-def _repeated(found: Findings) -> Iterator[Remark]:
-    say = partial(_say, found, "unusual")
-    copies, alike = (sorted(groups, key=len, reverse=True) for groups in (found.copies, found.alike))
-    settled = "they stay, and count more than once"
-    done = settled if found.settled else f"{settled}; never split between training and testing"
-    yield from say("copies", copies, "exact copies of others", done, _all(copies) - len(copies), " = ")
-    done = "they stay; remove what is not wanted twice"
-    yield from say("alike", alike, "nearly the same as others", done, _all(alike) - len(alike), " ~ ")
-
-
-def _shape_remarks(found: Findings, size: int | None) -> Iterator[Remark]:
-    say = partial(_say, found, "unusual")
-    yield from say("rotated", found.having(Trait.ROTATED), "turned or mirrored by EXIF", "made upright")
-    width, height = found.sides["width"].astype(np.int64), found.sides["height"].astype(np.int64)
-    longer, shorter = np.maximum(width, height).max(1), np.minimum(width, height).min(1)
-    if found.shaped:
-        extreme = np.flatnonzero(found.readable & (longer > LONG * shorter)).tolist()
-        done = {
-            "crop": "only the centre is used; --data.fit pad keeps the whole",
-            "pad": "they become narrow bands",
-            "squash": "far out of proportion; --data.fit pad keeps it",
-        }
-        yield from say("extreme", extreme, "more than twice as long as wide", done[found.config.fit])
-    if size is not None and not found.drawn:
-        small = np.flatnonzero(found.readable & (shorter < size)).tolist()
-        yield from say("small", small, f"smaller than {size} px", "enlarged")
-    yield from say("animated", found.having(Trait.ANIMATED), "animated", "only the first picture is used")
-
-
-def _color_remarks(found: Findings) -> Iterator[Remark]:
-    say = partial(_say, found, "unusual")
-    profiled = found.having(Trait.PROFILE)
-    yield from say("profile", profiled, "with a colour profile other than sRGB", "made sRGB")
-    yield from say("cmyk", found.of_mode(b"CMYK"), "in the colours of print (CMYK)", "made RGB")
-    deep = found.of_mode(b"I", b"I;16", b"I;16B", b"I;16L", b"I;16N", b"F")
-    yield from say("deep", deep, "with more than 8 bits", "scaled to 8 bits")
-    done = f"laid on {found.config.background}; --data.background changes that"
-    yield from say("transparent", found.having(Trait.TRANSPARENT), "partly transparent", done)
-    if not found.paired and found.items.encoded:
-        grey = found.readable & (found.sides["traits"] & Trait.GREY).all(1)
-        if found.grey:
-            grey &= np.isin(found.sides["mode"], COLORED).any(1)
-            what, done = "grey, though stored as colour", "packed with one channel, unless --data.color is rgb"
-        else:
-            what, done = "grey, among pictures in colour", "three equal channels, as all must have the same"
-        if found.config.color != "auto":
-            done = f"all are packed as --data.color {found.config.color}"
-        yield from say("grey", np.flatnonzero(grey).tolist(), what, done)
-    misnamed = found.having(Trait.MISNAMED)
-    yield from say("misnamed", misnamed, "with the ending of another format", "read by what is in them")
-
-
-# Which recipes suit it
-
-
-@dataclass(frozen=True)
-class Suit:
-    """Whether a recipe suits a set."""
-
-    recipe: str
-    command: str | None
-    """How to train it; None if it does not suit."""
-    why: str
-    size: int | None = None
-    """Height and width in pixels that the command says."""
-
-
-USES = {"labels": "the classes", "source": "the pairs"}
-
-
-def suiting(found: Findings) -> list[Suit]:
-    """All recipes: those that suit first, with the command; the others with the reason."""
-    from tasvir.models import RECIPES, recipe
-
-    few = _few(found) or (found.beside and _few(found.beside))
-    suits = [Suit(name, None, few) if few else _suit(name, recipe(name), found) for name in RECIPES]
-    return sorted(suits, key=lambda suit: (suit.command is None, not suit.why.startswith("uses")))
-
-
-def _few(found: Findings) -> str | None:
-    """Why no recipe can be trained on so few; None if there are enough."""
-    if found.readable.sum() < MINIMUM:
-        return f"needs at least {MINIMUM} pictures"
-    fraction, seed = found.config.fraction, found.config.choice_seed
-    digests = {number: found.pictures["digest"][number].tobytes() for number in np.flatnonzero(found.readable).tolist()}
-    used = [n for n, digest in digests.items() if not found.left_out[n] and is_chosen(digest, fraction, seed)]
-    train = {digests[number] for number in used if not found.testing[number]}
-    lendable = not found.settled and len(train) > 1
-    test = lendable or any(found.testing[number] for number in used)
-    why = f", of which --data.fraction {fraction:g} leaves none" if fraction < 1 else ", and there is none"
-    return None if train and test else f"needs pictures for {'testing' if train else 'training'}{why}"
-
-
-def _suit(name: str, chosen: "Recipe", found: Findings) -> Suit:
-    """The recipe at the size that suits it and the pictures."""
-    model, made_for, side = chosen.model, chosen.data.size, found.side
-    if found.config.size is None and made_for and side and 2 * side < made_for:
-        return Suit(name, None, f"is made for {made_for} px, and these have {side}")
-
-    def accepts(size: int) -> bool:
-        return model.accepts(size) and _unfit(found, size) is None
-
-    size = found.config.size or size_to_begin(accepts, side, made_for)
-    lacking = _unfit(found, size) or model.lacks(_pictures(found, size))
-    if found.config.derive == "low-resolution" and found.config.size is None and not accepts(size):
-        lacking = f"takes pictures of {model.sizes}, and none near is divisible by --data.scale {found.config.scale}"
-    if lacking:
-        return Suit(name, None, lacking)
-    uses = " and ".join(USES[need] for need in model.needs if need in USES)
-    why = f"{f'uses {uses}, ' if uses else ''}{size} px, {'grey' if found.channels() == 1 else 'colour'}"
-    more = [option for option in (128, 256) if size < option <= (side or 0) and accepts(option)]
-    if more and found.config.size is None:
-        why += f"; {more[-1]} px would do as well, and take longer"
-    return Suit(name, shlex.join(["tasvir", "train", name, *data_words(found.config, size)]), why, size)
-
-
-def _unfit(found: Findings, size: int) -> str | None:
-    """Why the settings do not go with pictures of this height and width; None if they do."""
-    config = found.config
-    if config.jitter is not None and config.jitter < size:
-        return f"--data.jitter is {config.jitter}, smaller than {size} px"
-    if config.derive != "none":
-        from tasvir.data import derive
-
-        try:
-            derive.check(config.derive, channels=found.channels(), size=size, scale=config.scale, mask=config.mask)
-        except Refused as error:
-            return str(error).rstrip(".")
-    return None
-
-
-def _pictures(found: Findings, size: int) -> Pictures:
-    """What a model is told of the pictures at this height and width."""
-    config, channels, source = found.config, found.channels(), None
-    if found.paired:
-        source = Pictures(found.channels(1), size)
-    elif found.beside is not None:
-        source = Pictures(found.beside.channels(), size)
-    elif config.derive != "none":
-        from tasvir.data.derive import source_shape
-
-        source = Pictures(*source_shape(config.derive, channels, size, config.scale))
-    classes = found.items.classes if found.labels is not None else ()
-    return Pictures(channels, size, tuple(classes), source, matched=found.beside is None)
-
-
-def size_to_begin(accepts: Callable[[int], bool], side: int | None, made_for: int | None) -> int:
-    """A height and width to begin with: the pictures' own, but no more than the recipe was made for, or 64 px.
-
-    `side` is the shorter side that they have, None if any will do. Where nothing near is accepted, it is returned all
-    the same.
-    """
-    usual = max(64, made_for or 0)
-    most = min(side or usual, usual)
-    powers = [size for size in (256, 128, 64, 32, 16, 8) if size <= most]
-    sizes = [*([side] if side == most else []), *powers, *range(most, 3, -1), *range(most, 4 * most + 1)]
-    return next((size for size in sizes if accepts(size)), most)
-
-
-def data_words(config: DataConfig, size: int) -> list[str]:
-    """What says `config` on the command line, at this height and width."""
-    words = ["--data", *config.source]
-    for setting in fields(config):
-        value = getattr(config, setting.name)
-        if setting.name not in ("source", "size") and value != setting.default:
-            words += [flag(f"data.{setting.name}"), *([] if value is True else [str(value)])]
-    return [*words, "--data.size", str(size)]
-
-
-def size_to_train(suits: Sequence[Suit], found: Findings) -> int | None:
-    """The height and width that was asked for, or that the first command has."""
-    return found.config.size or next((suit.size for suit in suits if suit.command), None)
-
-
-def hint(found: Findings) -> str:
-    """A sentence for small sets; nothing for others."""
-    train = found.counts()["train"]
-    if found.config.flip or not 0 < train < FEW:
-        return ""
-    word = "pairs" if found.paired else "pictures"
-    return f"There are only {train:,} {word} to learn from: add --data.flip where left and right do not matter."

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tasvir.data.check import LONG, SQUARE, Findings, Group, Remark, Suit, Trait, hint, remarks, size_to_train
+from tasvir.data.check import Findings, Group, Trait
 from tasvir.data.decoding import Frame, Unreadable, parse_color, with_channels
+from tasvir.data.remarks import LONG, SQUARE, Remark, remarks
+from tasvir.data.suits import Suit, hint, size_to_train
 
 PACKED = 64, 128, 256
 """Heights and widths at which it is told how large the pack will be."""
@@ -25,7 +27,7 @@ FEW_CASES, FEW_NAMES = 5, 4
 
 
 def plain(found: Findings, suits: Sequence[Suit] = ()) -> dict[str, Any]:
-    """Everything as dictionaries, lists, strings and numbers; lists of names end after `check.MOST_CASES`."""
+    """Everything as dictionaries, lists, strings and numbers; lists of names end after `remarks.MOST_CASES`."""
     good, counts = found.good, found.class_counts().tolist()
     pixels = good["width"].astype(np.int64) * good["height"]
     said = remarks(found, size_to_train(suits, found))
