@@ -146,21 +146,22 @@ def packing(folder: Path, size: int, cache: Path) -> None:
 
 
 MEASURED = """
-import os, re, resource, sys, time
+import re, resource, sys, time
 from tasvir.config import DataConfig
 from tasvir.data import load
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
-before = peak()
+from tasvir.data.check import check
+from tasvir.data.sources import find
+config = DataConfig(source=(sys.argv[2],), size=32)
 start = time.perf_counter()
-load(DataConfig(source=(sys.argv[1],), size=32))
-print(time.perf_counter() - start, before, peak(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+load(config) if sys.argv[1] == "packing" else check(find(config), config)
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+print(time.perf_counter() - start, peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
 
 def memory(folder: Path) -> None:
-    """Packing sets of 1,000 to 100,000 small JPEGs: peak memory of the process and of its largest worker."""
-    print(f"{'pictures':>10}{'seconds':>10}{'before MiB':>12}{'peak MiB':>10}{'worker MiB':>12}")
+    """Packing and checking 1,000 to 100,000 small JPEGs: peak memory of the process and of its largest worker."""
+    print(f"{'':10}{'pictures':>10}{'seconds':>10}{'peak MiB':>10}{'worker MiB':>12}")
     images = np.random.default_rng(0)
     done = 0
     for count in GROWING:
@@ -169,10 +170,11 @@ def memory(folder: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images.integers(0, 256, (32, 32, 3), np.uint8)).save(place / f"{number:06d}.jpg")
         done = count
-        script = [sys.executable, "-c", MEASURED, str(folder)]
-        said = subprocess.run(script, check=True, capture_output=True, text=True, env=os.environ).stdout.split()
-        seconds, before, peak, worker = map(float, said)
-        print(f"{count:>10,}{seconds:>10.1f}{before:>12.0f}{peak:>10.0f}{worker:>12.0f}")
+        for what in ("packing", "check"):
+            script = [sys.executable, "-c", MEASURED, what, str(folder)]
+            said = subprocess.run(script, check=True, capture_output=True, text=True, env=os.environ).stdout.split()
+            seconds, peak, worker = map(float, said)
+            print(f"{what:10}{count:>10,}{seconds:>10.1f}{peak:>10.0f}{worker:>12.0f}")
 
 
 def main() -> None:

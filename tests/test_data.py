@@ -391,7 +391,7 @@ def test_a_failure_halfway_leaves_nothing(tmp_path, monkeypatch, cache):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(packing, "_hash_of", full)
+        broken.setattr(packing, "hash_of", full)
         with pytest.raises(Refused, match="No space left on device"):
             data(root)
     assert not [path for path in (cache / "packs").iterdir() if path.is_dir()]

@@ -2,19 +2,16 @@
 
 import hashlib
 import json
-import math
-import os
 import re
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -23,6 +20,7 @@ from tasvir.config import DataConfig, Pictures, Refused
 from tasvir.data.decoding import Decoded, Frame, Unreadable, described, is_grey, parse_color, with_channels
 from tasvir.data.items import Items, Source, cache_folder
 from tasvir.data.splitting import SPLITS, Plan, plan
+from tasvir.data.store import Rows, hash_of, made_grey
 from tasvir.data.workers import Workers, workers
 
 if TYPE_CHECKING:
@@ -318,9 +316,9 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
     bad = [(items.names[number], reason) for number, reason in sorted(seen.bad.items())]
     _refuse_too_few(order, total - len(seen.bad), counts, [*source.skipped, *bad], planned)
     if order.color == "auto" and channels == 3 and seen.grey:
-        channels = _made_grey(folder, "images")
+        channels = made_grey(folder, "images")
     if order.color == "auto" and source_channels == 3 and seen.grey_sources:
-        source_channels = _made_grey(folder, "sources")
+        source_channels = made_grey(folder, "sources")
     description = {
         "format": FORMAT,
         "name": source.name,
@@ -335,7 +333,7 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
         "fraction": order.fraction,
         "color": order.color,
         "resize": described(order.frame),
-        "hash": {split: _hash_of(folder, split) for split in counts},
+        "hash": {split: hash_of(folder, split) for split in counts},
         "skipped": [{"file": file, "reason": reason} for file, reason in bad],
         "notes": [*items.notes, *_notes(total, counts, order, planned, seen)],
     }
@@ -491,7 +489,7 @@ class _Done:
     grey_sources: bool
 
 
-def _decode_chunk(items: Items, chunk: _Chunk, frame: Frame, images: "_Rows", sources: "_Rows | None") -> _Done:
+def _decode_chunk(items: Items, chunk: _Chunk, frame: Frame, images: Rows, sources: Rows | None) -> _Done:
     kept: list[int] = []
     sides: list[int] = []
     bad: dict[int, str] = {}
@@ -532,10 +530,8 @@ class _Writer:
     def __init__(self, folder: Path, split: str, size: int, channels: int, source_channels: int):
         self.numbers: list[int] = []
         self.sides: list[int] = []
-        self.images = _Rows(folder / f"{split}.images.npy", (size, size, channels))
-        self.sources = (
-            _Rows(folder / f"{split}.sources.npy", (size, size, source_channels)) if source_channels else None
-        )
+        self.images = Rows(folder / f"{split}.images.npy", (size, size, channels))
+        self.sources = Rows(folder / f"{split}.sources.npy", (size, size, source_channels)) if source_channels else None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -552,86 +548,3 @@ class _Writer:
         for rows in (self.images, self.sources):
             if rows is not None:
                 rows.finish(len(self))
-
-
-class _Rows:
-    """A .npy file of uint8 rows [N, *shape] that several processes fill, and whose number is known only at the end."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...]):
-        self.path, self.shape = path, shape
-        self.length = math.prod(shape)
-        with path.open("wb") as file:
-            self._write_header(file, 0)
-            self.start = file.tell()
-
-    @contextmanager
-    def at(self, row: int) -> Iterator[Callable[[np.ndarray], None]]:
-        """A function that writes rows, the first of them number `row`."""
-        with self.path.open("r+b") as file:
-            file.seek(self.start + row * self.length)
-
-            def write(rows: np.ndarray) -> None:
-                file.write(np.ascontiguousarray(rows).data)
-
-            yield write
-
-    def write(self, row: int, rows: np.ndarray) -> None:
-        with self.at(row) as write:
-            write(rows)
-
-    def read(self, row: int, count: int) -> np.ndarray:
-        return np.fromfile(self.path, np.uint8, count * self.length, offset=self.start + row * self.length)
-
-    def finish(self, count: int) -> None:
-        """Say how many rows there are, and drop what lies behind them."""
-        with self.path.open("r+b") as file:
-            self._write_header(file, count)  # NumPy leaves room for the first dimension to grow
-            assert file.tell() == self.start
-            file.truncate(self.start + count * self.length)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _write_header(self, file: IO[bytes], count: int) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self.shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-
-
-def _blocks(path: Path) -> Iterator[np.ndarray]:
-    """The rows of a .npy file, some at a time; read and not mapped, so that they do not stay in memory."""
-    images = np.load(path, mmap_mode="r")
-    shape, offset = images.shape, images.offset
-    del images
-    rows, length = max(1, CHUNK_BYTES // max(1, math.prod(shape[1:]))), math.prod(shape[1:])
-    with path.open("rb") as file:
-        file.seek(offset)
-        for start in range(0, shape[0], rows):
-            count = min(rows, shape[0] - start)
-            yield np.fromfile(file, np.uint8, count * length).reshape(count, *shape[1:])
-
-
-def _made_grey(folder: Path, what: str) -> int:
-    """Keep one channel of the three equal ones; returns 1."""
-    for split in SPLITS:
-        path = folder / f"{split}.{what}.npy"
-        height, width = np.load(path, mmap_mode="r").shape[1:3]
-        other = path.with_suffix(".grey")
-        rows, count = _Rows(other, (height, width, 1)), 0
-        for block in _blocks(path):
-            rows.write(count, block[..., :1])
-            count += len(block)
-        rows.finish(count)
-        other.replace(path)
-    return 1
-
-
-def _hash_of(folder: Path, split: str) -> str:
-    """sha256 of the bytes of the pixels [N,H,W,C], then of the labels (int64, little-endian), then of the sources."""
-    digest = hashlib.sha256()
-    for block in _blocks(folder / f"{split}.images.npy"):
-        digest.update(block.data)
-    if (folder / f"{split}.labels.npy").exists():
-        digest.update(np.load(folder / f"{split}.labels.npy").astype("<i8").tobytes())
-    if (folder / f"{split}.sources.npy").exists():
-        for block in _blocks(folder / f"{split}.sources.npy"):
-            digest.update(block.data)
-    return digest.hexdigest()

@@ -184,7 +184,7 @@ def _arranged(
     """The source made of files that have been arranged."""
     swapped = config.direction == "b-to-a"
     halves = found.layout == "side-by-side"
-    alike = config.layout == "auto"
+    alike = halves and config.layout == "auto"
     names = [listing.names[position] for position in found.pictures]
     partners = None if found.sources is None else [listing.names[position] for position in found.sources]
     stamps = listing.stamps[found.pictures]
@@ -300,9 +300,8 @@ def _seam(listing: Files, positions: list[int]) -> str | None:
         except Exception:  # damaged pixels: packing will name it
             continue
         middle = pixels.shape[1] // 2
-        near = np.abs(np.diff(pixels[:, middle - 3 : middle + 3], axis=1)).mean(
-            axis=(0, 2)
-        )  # 5 steps, the third at the seam
+        steps = np.diff(pixels[:, middle - 3 : middle + 3], axis=1)  # 5 of them, the third at the seam
+        near = np.abs(steps).mean(axis=(0, 2))
         looked += 1
         seen += near[2] > SEAM * max(float(np.delete(near, 2).mean()), 1.0)
     if not looked or seen < 0.75 * looked:
