@@ -89,7 +89,7 @@ def test_pictures_are_checked_before_training(
         line.strip() for line in tasvir(capsys, "data", "check", "album")[1].splitlines() if "train ae" in line
     )
     code, _, said = tasvir(capsys, *command.split()[1:], "--train.steps", 2, "--model.widths", 4, 8, "--out", "run")
-    assert code == 0 and "broken.png" in said and "exact copies" in said
+    assert code == 0 and "broken.png" in said and "1 picture is an exact copy" in said
 
 
 def test_a_run_notices_that_its_test_pictures_have_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -536,7 +536,7 @@ def test_copies_of_test_pictures_are_left_out_of_training(tmp_path):  # type: ig
     (root / "train" / "copy.png").write_bytes((root / "test" / "00.png").read_bytes())
     dataset = data(root)
     assert (len(dataset.train), len(dataset.test)) == (30, 6)
-    assert told(dataset, "exact copies of test pictures and were left out")
+    assert told(dataset, "1 training picture is an exact copy of a test picture and was left out")
 
 
 # Arrays and tables

@@ -415,13 +415,17 @@ def _notes(total: int, counts: dict[str, int], order: _Order, planned: Plan, see
     if asked and sum(counts.values()) + len(seen.bad) < total:
         notes[0] = f"{notes[0][:-1]}, of {total}, because of {' and '.join(asked)}."
     if planned.copies and not planned.settled:
-        notes.append(
-            f"{planned.copies} pictures are exact copies of others; copies are never split between train and test."
-        )
+        copies = "1 picture is an exact copy of another" if planned.copies == 1 else ""
+        copies = copies or f"{planned.copies} pictures are exact copies of others"
+        notes.append(f"{copies}; copies are never split between train and test.")
     if planned.leaked:
-        notes.append(f"{planned.leaked} training pictures are exact copies of test pictures and were left out.")
+        leaked = "1 training picture is an exact copy of a test picture and was" if planned.leaked == 1 else ""
+        leaked = leaked or f"{planned.leaked} training pictures are exact copies of test pictures and were"
+        notes.append(f"{leaked} left out.")
     if seen.small:
-        notes.append(f"{seen.small} pictures are smaller than {size}x{size} and were enlarged.")
+        are = "1 picture is" if seen.small == 1 else f"{seen.small} pictures are"
+        were = "was" if seen.small == 1 else "were"
+        notes.append(f"{are} smaller than {size}x{size} and {were} enlarged.")
     return notes
 
 
