@@ -191,7 +191,7 @@ def test_evaluate_appends_measurements_with_passports(
     names = {line["metric"] for line in outputs[0]}
     assert {"reconstruction_mse", "bound", "nearest_class_accuracy", "diversity"} <= names
     values = {line["metric"]: line["value"] for line in outputs[0]}
-    assert values["bound"] == pytest.approx(values["log_likelihood"] - values["kl"], rel=1e-6)
+    assert values["bound"] == pytest.approx(-values["distortion"] - values["rate"], rel=1e-6)
     for line in outputs[0]:
         assert {"reference", "split", "hash", "pictures", "extractor", "resize", "averaged", "step", "seed"} <= set(
             line["passport"]

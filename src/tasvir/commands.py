@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ Pictures = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metava
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Folders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN …]")]
 Source = Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PICTURES")]
+Step = CountOrZero | Literal["best"] | None
 Number = Annotated[Count, tyro.conf.arg(aliases=["-n"])]
 
 
@@ -182,13 +183,14 @@ def _train(run: "Run", dataset: "Dataset", model: "Model", begin: Callable[[], N
     from tasvir.training import processes
     from tasvir.training.loop import Stopped, train
 
+    measure = _watch(run, dataset) if processes.is_writer() else None
     outcome = "failed"
     try:
         with run.locked() if processes.is_writer() else nullcontext():
             if processes.is_writer():
                 begin()
             processes.wait()
-            outcome = train(run, dataset, model)
+            outcome = train(run, dataset, model, measure)
     except (Stopped, OutOfSpace) as error:
         print(f"tasvir: {error}", file=sys.stderr)
     except OSError as error:
@@ -206,6 +208,15 @@ def _train(run: "Run", dataset: "Dataset", model: "Model", begin: Callable[[], N
         else:
             print(f"Done: {step} steps in {run.folder}. `tasvir report {run.folder}` shows it.", file=sys.stderr)
     return 130 if outcome == "interrupted" else 0
+
+
+def _watch(run: "Run", dataset: "Dataset") -> Callable[[int], list[str]] | None:
+    """What measures the run while it is trained, if that was asked for. Raises `Refused` if it cannot be."""
+    if not run.config.train.evaluate_every:
+        return None
+    from tasvir.metrics.watch import Watch
+
+    return Watch(run, dataset)
 
 
 @dataclass(frozen=True)
@@ -270,8 +281,8 @@ class Sample:
     """Distribution of the latent noise, always of zero mean and unit variance."""
     seed: Seed = 0
     """Seed of the first picture; the next have the next seeds."""
-    step: CountOrZero | None = None
-    """Checkpoint to draw from; left out, the newest."""
+    step: Step = None
+    """Checkpoint to draw from, or `best`; left out, the newest."""
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
@@ -293,7 +304,7 @@ class Reconstruct:
     out: Path = Path("reconstructions.png")
     """x.png pairs side by side, else only the reconstructions: .npz, .gif, .webp, .mp4, a folder."""
     number: Number = 32
-    step: CountOrZero | None = None
+    step: Step = None
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
@@ -323,7 +334,7 @@ class Interpolate:
     path: Literal["linear", "spherical"] = "spherical"
     """spherical keeps the length of a latent typical (Shoemake 1985)."""
     seed: Seed = 0
-    step: CountOrZero | None = None
+    step: Step = None
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
@@ -344,7 +355,7 @@ class Manifold:
     out: Path = Path("manifold.png")
     side: Count = 20
     """Pictures along each side."""
-    step: CountOrZero | None = None
+    step: Step = None
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
@@ -362,7 +373,7 @@ class Scatter:
     out: Path = Path("scatter.png")
     """.png or .svg"""
     number: Number = 2000
-    step: CountOrZero | None = None
+    step: Step = None
 
     def __call__(self) -> None:
         from tasvir import drawing
@@ -387,7 +398,7 @@ class Encode:
     pictures: Source = None
     out: Path = Path("latents.npz")
     number: Number = 1000
-    step: CountOrZero | None = None
+    step: Step = None
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
@@ -410,7 +421,7 @@ class Decode:
     run: Folder
     latents: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LATENTS")]
     out: Path = Path("decoded.png")
-    step: CountOrZero | None = None
+    step: Step = None
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
@@ -436,36 +447,96 @@ class Recipes:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run on its held-out pictures; each number is appended to measurements.jsonl with its passport."""
+    """Measure a run, or pictures that any software made; each number comes with its passport (docs/metrics.md).
 
-    run: Folder
+    A run is held against its held-out pictures, and its numbers are appended to its measurements.jsonl.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
+    generated: str | None = None
+    """Instead of a run: a folder, archive or arrays of pictures made by any software."""
+    reference: str | None = None
+    """What these are held against: a folder, an archive, or a set by name."""
+    pairs: bool = False
+    """Hold each generated picture against the real one of the same name, at its own size."""
+    size: Count | None = None
+    """Height and width at which generated pictures are measured; left out, the reference's own or theirs."""
+    labels: str | None = None
+    """Which attribute of the reference is the class, for sets that have several."""
     metrics: tuple[str, ...] = ()
-    """Which; left out, all that the model can be measured by."""
+    """Which; left out, all that fit and need nothing to be fetched."""
+    features: str | None = None
+    """In which features distances are measured: classifier, inception, dinov2, clip, pixels, timm:NAME,
+    torchvision:NAME; left out, classifier for drawn sets with classes, else inception."""
+    weights: Path | None = None
+    """File with the weights of these features, where they cannot be fetched."""
     number: Number = 10_000
     """Pictures to measure with, at most."""
+    split: Literal["test", "train"] = "test"
+    """Part of the reference that pictures are held against."""
+    draws: Count | None = None
+    """Draws of the latent behind each picture's importance-weighted bound; left out, 50, or 5 above 64 px."""
+    border: CountOrZero = 0
+    """Pixels cut from every side before super-resolution is judged: the scale factor."""
     seed: Seed = 0
-    step: CountOrZero | None = None
+    """Of the first sample, and of whatever else is drawn at random."""
+    step: Step = None
+    """Checkpoint to measure, or `best`; left out, the newest."""
+    out: Path | None = None
+    """File that the numbers of generated pictures are appended to (.jsonl), for `tasvir compare`."""
+    figures: Path | None = None
+    """Folder for figures of generated pictures; a run has its own."""
     json: bool = False
     """For programs."""
 
     def __call__(self) -> None:
+        self._check()
         from tasvir.metrics import evaluate
 
-        found = evaluate.evaluate(self.run, self.metrics, self.number, self.seed, self.step)
-        if self.json:
-            print(json.dumps(found, indent=1))
+        protocol = evaluate.Protocol(
+            self.metrics, self.features, self.weights, self.number, self.seed, self.split, self.draws, self.border
+        )
+        if self.run is not None:
+            found = evaluate.of_run(self.run, protocol, self.step)
         else:
-            for one in found:
-                print(evaluate.sentence(one))
+            assert self.generated is not None and self.reference is not None
+            reference = DataConfig(source=(self.reference,), size=self.size, labels=self.labels)
+            found = evaluate.of_pictures(self.generated, reference, protocol, self.out, self.figures, self.pairs)
+        print(json.dumps(found, indent=1) if self.json else evaluate.told(found))
+
+    def _check(self) -> None:
+        """Raise `Refused` for flags that do not go together."""
+        if self.run is None and self.generated is None:
+            raise Refused(
+                "`tasvir evaluate` wants a run folder, or pictures made by other software:\n"
+                "tasvir evaluate RUN, or tasvir evaluate --generated DIR --reference DIR|NAME."
+            )
+        own = ("generated", "reference", "pairs", "size", "labels", "out", "figures")
+        usual = {field.name: field.default for field in fields(self)}
+        if self.run is not None:
+            given = [name for name in own if getattr(self, name) != usual[name]]
+            if given:
+                raise Refused(
+                    f"--{given[0]} goes with --generated; a run is measured on the pictures it was trained to imitate."
+                )
+        elif self.reference is None:
+            raise Refused(
+                f"--generated {self.generated} wants --reference: a folder of real pictures, or a set by name."
+            )
+        elif self.step is not None:
+            raise Refused("--step is of a run; generated pictures have none.")
+        if self.out is not None and self.out.suffix != ".jsonl":
+            raise Refused(f"--out {self.out} must end in .jsonl; its lines are what `tasvir compare` reads.")
 
 
 @dataclass(frozen=True)
 class Compare:
     """One table and one page for several runs; numbers whose passports differ are kept apart, with the reason."""
 
-    runs: Folders
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN|FILE.jsonl …")]
+    """Run folders, and files of what `tasvir evaluate --generated DIR --out FILE.jsonl` measured."""
     out: Path = Path("comparison.html")
-    """The page."""
+    """The page; or x.csv or x.tex, the table alone."""
     json: bool = False
     """For programs."""
 
@@ -493,7 +564,8 @@ class Report:
 
 def _several(folders: tuple[Path, ...], least: int, command: str) -> tuple[Path, ...]:
     if len(folders) < least:
-        raise Refused(f"`tasvir {command}` wants at least {least} run folder{'s' if least > 1 else ''}.")
+        wanted = "1 run folder" if least == 1 else f"{least} run folders or .jsonl files of measurements"
+        raise Refused(f"`tasvir {command}` wants at least {wanted}.")
     return folders
 
 

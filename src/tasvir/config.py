@@ -86,7 +86,15 @@ class TrainConfig:
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
     keep: Count = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept; the best one stays besides."""
+    evaluate_every: CountOrZero = 0
+    """Measure the averaged weights every so many steps, and keep the best checkpoint as `best`; 0 measures nothing."""
+    evaluate_metrics: tuple[str, ...] = ()
+    """What is measured then, as for `tasvir evaluate`; the first decides which is best. Left out, the recipe's."""
+    evaluate_features: str | None = None
+    """In which features; left out, those that mean most for the set."""
+    evaluate_number: Count = 2000
+    """Pictures to measure with, at most."""
     patience: Count = 20
     """Updates in a row that may be skipped because a loss or gradient is not finite, before going back."""
     device: str = "auto"
@@ -203,7 +211,7 @@ def _validate_value(value: Any, hint: Any, where: str) -> None:
                 raise Refused(f"{flag(where)} is {value}; it must be {allowed}.")
     else:
         for option in typing.get_args(hint):
-            if typing.get_origin(option) is Annotated:
+            if typing.get_origin(option) is Annotated and not isinstance(value, str):
                 _validate_value(value, option, where)
 
 

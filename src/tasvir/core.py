@@ -160,7 +160,17 @@ class Decodes(Protocol):
 @runtime_checkable
 class Scores(Protocol):
     def bound(self, image: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """Terms [N] in nats of a lower bound on the log-likelihood of each picture, their sum under `bound`."""
+        """The evidence lower bound on the log-likelihood of each picture from one draw of z, [N] nats.
+
+        `bound` is `log_likelihood`, log p(x|z), less `kl`, KL(q(z|x) ‖ p(z)).
+        """
+        ...
+
+    def log_weights(self, image: Tensor, noise: Noise, draws: int) -> Tensor:
+        """log p(x,z) - log q(z|x) of independent draws of z from q(z|x), [draws,N] nats; the first is that of `bound`.
+
+        The logarithm of their mean weight is the importance-weighted bound (Burda et al. 2016, arXiv 1509.00519).
+        """
         ...
 
 
@@ -206,6 +216,8 @@ class Recipe:
     data: DataConfig = DataConfig()
     tiny: Any = None
     """The same config, small enough for a test."""
+    best: str = "frechet"
+    """The metric whose best checkpoint is kept when it is measured while training."""
     expect: tuple[Expectation, ...] = ()
 
     def preset(

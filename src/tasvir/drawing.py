@@ -37,7 +37,7 @@ class Points:
 class Opened:
     """A run with its model loaded, in evaluation mode with averaged weights, to draw with."""
 
-    def __init__(self, folder: Path | str | Run, ability: str | None = None, step: int | None = None):
+    def __init__(self, folder: Path | str | Run, ability: str | None = None, step: int | str | None = None):
         self.run = folder if isinstance(folder, Run) else Run.open(folder)
         self.device = choose_device("auto")
         self.model: Any

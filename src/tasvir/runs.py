@@ -253,17 +253,41 @@ class Run:
                     else ""
                 )
             ) from None
+        best = self.best()
         for old in self.checkpoints()[: -self.config.train.keep]:
-            shutil.rmtree(old.folder, ignore_errors=True)
+            if old != best:
+                shutil.rmtree(old.folder, ignore_errors=True)
         return Checkpoint(target)
 
-    def load_model(self, step: int | None = None, averaged: bool = True, device: Any = "cpu") -> tuple["Model", int]:
-        """The model in evaluation mode with the weights of a checkpoint (the newest), and its step.
+    def best(self) -> Checkpoint | None:
+        """The checkpoint that the link `best` names; None where nothing was measured while training."""
+        link = self.folder / "best"
+        if not link.is_symlink():
+            return None
+        name = Path(os.readlink(link)).name
+        return next((found for found in self.checkpoints() if found.folder.name == name), None)
+
+    def keep_as_best(self, checkpoint: Checkpoint) -> None:
+        """Let the link `best` name this checkpoint, which then stays."""
+        partial = self.folder / ".best.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(Path("checkpoints") / checkpoint.folder.name, target_is_directory=True)
+        partial.replace(self.folder / "best")
+
+    def load_model(
+        self, step: int | str | None = None, averaged: bool = True, device: Any = "cpu"
+    ) -> tuple["Model", int]:
+        """The model in evaluation mode with the weights of a checkpoint (the newest, or the `best`), and its step.
 
         `averaged` takes the averaged weights if the run keeps them. Raises `Refused` if there is no such checkpoint.
         """
-        checkpoint = self.latest()
-        if step is not None:
+        checkpoint = self.best() if step == "best" else self.latest()
+        if checkpoint is None:
+            raise Refused(
+                f"{self.folder} has no best checkpoint: nothing was measured while it was trained.\n"
+                "--train.evaluate-every N does so; leave --step out for the newest."
+            )
+        if isinstance(step, int):
             found = [c for c in self.checkpoints() if c.step == step]
             if not found:
                 kept = ", ".join(str(c.step) for c in self.checkpoints())
@@ -307,9 +331,13 @@ class Run:
         return lines
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines and sample pictures of steps after `step`: training goes on from there."""
+        """Drop what was logged, drawn and measured in training after `step`: training goes on from there."""
         kept = [line for line in self.lines() if line.get("step", 0) <= step]
         write_whole(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        lines = self.lines("measurements.jsonl")
+        kept = [line for line in lines if "during" not in line or line["passport"]["step"] <= step]
+        if len(kept) < len(lines):
+            write_whole(self.folder / "measurements.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         for picture in (self.folder / "samples").glob("*.png"):
             if picture.name[:8].isdigit() and int(picture.name[:8]) > step:
                 picture.unlink()

@@ -1,4 +1,5 @@
-"""What tasvir keeps in the user's cache folder: packed sets, unpacked archives, fetched sets. All can be made again."""
+"""What tasvir keeps in the user's cache folder: packed sets, unpacked archives, fetched sets and weights, features.
+All can be made again."""
 
 import json
 import shutil
@@ -18,6 +19,9 @@ KINDS = {
     "tables": "unpacked table",
     "streams": "look at shards",
     "datasets": "fetched set",
+    "features": "features",
+    "classifiers": "classifier",
+    "weights": "fetched weights",
 }
 """Folder in the cache → what each thing in it is."""
 
@@ -75,7 +79,7 @@ def clear(wanted: Sequence[Entry]) -> list[Entry]:
 
 def _lock_of(path: Path) -> Path:
     """The lock that is held while a thing is made; a pack shares its own with those of the same pictures."""
-    name = path.name.lstrip(".").removesuffix(".tmp")
+    name = path.name.lstrip(".").removesuffix(".tmp").removesuffix(".partial")
     return path.parent / f".{name.rsplit('-', 1)[0] if path.parent.name == 'packs' else name}.lock"
 
 
@@ -94,6 +98,8 @@ def _entry(path: Path, kind: str) -> Entry:
 def _told(path: Path) -> str:
     try:
         about = json.loads((path / "description.json").read_text())
+        if "about" in about:
+            return str(about["about"])
         count, size = sum(about["counts"].values()), about["size"]
         colors = "grey" if about["channels"] == 1 else "colour"
         return f"{count} pictures, {size}×{size} {colors}"

@@ -122,6 +122,15 @@ def decode(data: bytes, frame: Frame) -> Decoded:
         return Decoded(fit(_pixels(image, frame), frame), side)
 
 
+def whole(data: bytes, background: tuple[int, int, int] = COLORS["white"]) -> np.ndarray:
+    """Bytes of a file to its picture at its own height and width, uint8 [H,W,1 or 3]. Raises `Unreadable`."""
+    with _plainly():
+        image = _opened(data)
+        image.load()
+        pixels = np.asarray(flat(upright(image), background))
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
 def decode_halves(data: bytes, frame: Frame, alike: bool = False) -> Decoded:
     """Bytes of a file with two pictures side by side: the right half, and the left half as its source.
 

@@ -20,6 +20,8 @@ class Likelihood:
     """(logits, pixels, scale) → what is descended."""
     nats: Callable[[Tensor, Tensor, float], Tensor]
     """(logits, pixels, scale) → the negative log-likelihood in nats that belongs to the loss."""
+    density: bool
+    """Whether the likelihood is a density over pixels in [0,1]; else it is a probability."""
     scale: float = 1.0
     """Used where a config leaves it out."""
 
@@ -58,9 +60,9 @@ def _mean_squared_error_nats(logits: Tensor, pixels: Tensor, scale: float) -> Te
 
 
 LIKELIHOODS: dict[str, Likelihood] = {
-    "bernoulli": Likelihood(bernoulli, bernoulli),
-    "gaussian": Likelihood(gaussian, gaussian, 0.1),
-    "mse": Likelihood(mean_squared_error, _mean_squared_error_nats, 1000.0),
+    "bernoulli": Likelihood(bernoulli, bernoulli, density=False),
+    "gaussian": Likelihood(gaussian, gaussian, density=True, scale=0.1),
+    "mse": Likelihood(mean_squared_error, _mean_squared_error_nats, density=True, scale=1000.0),
 }
 
 

@@ -1,187 +1,256 @@
-"""Measuring a run: a table of metrics, and the passport that every number carries."""
+"""Measuring: a table of metrics, and the passport that every number carries."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from tasvir import __version__
-from tasvir.config import Refused, nearest
-from tasvir.core import ABILITIES, Noise
-from tasvir.drawing import BATCH, Opened
-from tasvir.losses.likelihoods import LIKELIHOODS
-from tasvir.metrics import neighbours
+from tasvir import __version__, pictures
+from tasvir.config import DataConfig, Refused, nearest
+from tasvir.core import Model
+from tasvir.data import Dataset
+from tasvir.drawing import Opened
+from tasvir.metrics import features, made, memorization
+from tasvir.metrics.subject import MadeSubject, PairsSubject, RunSubject, Subject, given_by, given_by_set
+from tasvir.metrics.table import METRICS
+from tasvir.metrics.values import Value
 from tasvir.runs import append
-from tasvir.training.health import relative_diversity
 
 
 @dataclass(frozen=True)
-class Value:
-    """One number, with half the width of its 95 % interval where that is known."""
+class Protocol:
+    """How to measure; what the command line and training have in common."""
 
-    metric: str
-    value: float
-    margin: float | None
-    number: int
-    real: float | None = None
-    """What real pictures reach by the same protocol."""
-    passport: dict[str, Any] = field(default_factory=dict)
-    """What else must agree before two such numbers may be compared."""
+    metrics: tuple[str, ...] = ()
+    """Rows of METRICS, or numbers that they give; none is all that fit."""
+    features: str | None = None
+    """Which features; None is what means most for the set."""
+    weights: Path | None = None
+    number: int = 10_000
+    seed: int = 0
+    split: str = "test"
+    draws: int | None = None
+    """Of the importance-weighted bound; None is 50, or 5 for pictures of more than 64 px."""
+    border: int = 0
 
-
-LARGEST = 64 * 64 * 3
-"""Pixel values of a picture up to which nearest neighbours in pixels mean something."""
-
-
-class Subject:
-    """A run being measured; pictures drawn for one metric serve the next."""
-
-    def __init__(self, opened: Opened, number: int, seed: int):
-        self.opened, self.number, self.seed = opened, number, seed
-        self.test = np.asarray(opened.held_out[:number])
-        labels = opened.dataset.test.labels
-        self.test_labels = None if labels is None else np.asarray(labels[:number])
-
-    @cached_property
-    def samples(self) -> np.ndarray:
-        return self.opened.samples(range(self.seed, self.seed + self.number))
-
-
-def reconstruction_error(subject: Subject) -> list[Value]:
-    """Squared error of each pixel in [0,1], averaged; and the absolute error."""
-    squared, absolute = [], []
-    for start in range(0, len(subject.test), BATCH):
-        real = subject.test[start : start + BATCH]
-        difference = (subject.opened.reconstructions(real).astype(np.float32) - real).reshape(len(real), -1) / 255
-        squared.append(np.square(difference).mean(1))
-        absolute.append(np.abs(difference).mean(1))
-    return [
-        _mean("reconstruction_mse", np.concatenate(squared)),
-        _mean("reconstruction_mae", np.concatenate(absolute)),
-    ]
+    def extractor(self, dataset: Dataset) -> "features.Extractor":
+        """The features asked for. Unasked, where the usual ones cannot be had, others, and a sentence about it."""
+        if self.features is not None or "fid" in self.metrics or "fid_infinity" in self.metrics:
+            return features.build(self.features or "inception", dataset, self.weights)
+        names = dict.fromkeys([features.default(dataset), "classifier", "pixels"])
+        for name in names:
+            try:
+                return features.build(name, dataset, self.weights)
+            except Refused as error:
+                if name == "pixels":
+                    raise
+                if name != "classifier" or name == next(iter(names)):
+                    print(f"{error}\nMeasuring in other features instead.", file=sys.stderr)
+        raise AssertionError
 
 
-@torch.no_grad()
-def bound(subject: Subject) -> list[Value]:
-    """The evidence lower bound in nats for each picture, and its two parts."""
-    parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(subject.test), BATCH):
-        image = subject.opened.tensor(subject.test[start : start + BATCH])
-        seeds = range(subject.seed + start, subject.seed + start + len(image))
-        for name, nats in subject.opened.model.bound(image, Noise(seeds)).items():
-            parts.setdefault(name, []).append(nats.double().cpu().numpy())
-    config = subject.opened.run.config.model
-    scale = config.scale or LIKELIHOODS[config.reconstruction].scale
-    passport = {"likelihood": config.reconstruction, "scale": scale, "unit": "nats, pixels in [0,1]", "draws": 1}
-    return [replace(_mean(name, np.concatenate(nats)), passport=passport) for name, nats in parts.items()]
+def of_run(
+    folder: Path, protocol: Protocol, step: int | str | None = None, opened: Opened | None = None, **line: Any
+) -> list[dict[str, Any]]:
+    """Measure a run, append every number to its measurements.jsonl, and return them as they stand there.
 
-
-def nearest_class(subject: Subject) -> list[Value]:
-    """Whether samples look like one class, cover all classes, and would teach a nearest-neighbour classifier."""
-    if subject.test_labels is None or subject.test[0].size > LARGEST:
-        return []
-    train = subject.opened.dataset.train
-    if not len(train):  # streamed: there are no training pictures at hand
-        return []
-    assert train.labels is not None
-    names = ("nearest_class_accuracy", "class_agreement", "class_coverage")
-    found = neighbours.judge(subject.samples, train.images, train.labels, subject.test, subject.test_labels)
-    real = neighbours.judge(
-        np.asarray(train.images[: len(subject.samples)]), train.images, train.labels, subject.test, subject.test_labels
-    )
-    agreement_of_test = neighbours.agreement(subject.test, train.images, train.labels)
-    ceilings = (real[0], agreement_of_test, real[2])
-    sizes = (len(subject.test), len(subject.samples), len(subject.samples))
-    return [
-        Value(name, value, 1.96 * math.sqrt(value * (1 - value) / size) if name != names[2] else None, size, ceiling)
-        for name, value, size, ceiling in zip(names, found, sizes, ceilings, strict=True)
-    ]
-
-
-def diversity(subject: Subject) -> list[Value]:
-    """Mean distance between two samples over that between two real pictures, in pixels."""
-    most = min(2000, 20_000_000 // subject.test[0].size)
-    samples, real = subject.samples[:most], subject.test[:most]
-    if len(real) < 2 or len(samples) < 2:
-        return []
-    return [Value("diversity", relative_diversity(samples, real), None, len(samples), 1.0)]
-
-
-def _mean(name: str, values: np.ndarray) -> Value:
-    margin = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Value(name, float(values.mean()), margin, len(values))
-
-
-METRICS: dict[str, tuple[str, Callable[[Subject], list[Value]]]] = {
-    "reconstruction": ("reconstruct", reconstruction_error),
-    "bound": ("bound", bound),
-    "nearest-class": ("sample", nearest_class),
-    "diversity": ("sample", diversity),
-}
-"""Metric → (ability that the model needs, function)."""
-
-
-def evaluate(folder: Path, metrics: tuple[str, ...], number: int, seed: int, step: int | None) -> list[dict[str, Any]]:
-    """Measure a run on its held-out pictures, append every number to measurements.jsonl, and return them.
-
-    Raises `Refused` for a metric that does not exist or that the model cannot be measured by.
+    `line` is put into each. Raises `Refused` for a metric that does not exist or that the run cannot be measured by.
     """
-    for name in metrics:
-        if name not in METRICS:
-            raise Refused(f"There is no metric {name!r}.{nearest(name, METRICS)}\nThere are {', '.join(METRICS)}.")
-    opened = Opened(folder, step=step)
-    able = [name for name, (ability, _) in METRICS.items() if isinstance(opened.model, ABILITIES[ability])]
-    for name in metrics:
-        if name not in able:
-            raise Refused(f"{opened.run.config.recipe} cannot be measured by {name}; it can by {', '.join(able)}.")
-    subject = Subject(opened, number, seed)
-    passport = _passport(opened, seed)
+    rows = _rows(protocol.metrics)
+    opened = opened or Opened(folder, step=step)
+    subject = RunSubject(opened, protocol.split, protocol.number, protocol.seed, protocol.extractor)
+    passport = {
+        "averaged": opened.run.config.train.average > 0,
+        "recipe": opened.run.config.recipe,
+        "step": opened.step,
+    }
+    figures = opened.run.folder / "figures"
+    out = opened.run.folder / "measurements.jsonl"
+    return _measured(subject, rows, protocol, passport, f"{opened.run.config.recipe} of {folder}", out, figures, line)
+
+
+def of_pictures(
+    generated: str, reference: DataConfig, protocol: Protocol, out: Path | None, figures: Path | None, paired: bool
+) -> list[dict[str, Any]]:
+    """Measure pictures made by any software against a reference set, or with `paired` against the real pictures of the
+    same names; append every number to the file `out`, and return them.
+
+    Raises `Refused` for a metric that does not exist or that such pictures cannot be measured by.
+    """
+    rows = _rows(protocol.metrics)
+    if paired:
+        groups, digest, real_digest, notes = made.pairs(generated, reference.source[0], protocol.number)
+        subject: Subject = PairsSubject(groups, Path(reference.source[0]).name, real_digest, protocol.seed)
+    else:
+        found = made.against(generated, reference, protocol.number)
+        digest, notes = found.hash, found.notes
+        subject = MadeSubject(
+            found.images, found.labels, found.reference, protocol.split, protocol.seed, protocol.extractor
+        )
+    for note in notes:
+        print(note, file=sys.stderr)
+    passport = {"generated": Path(generated).name or generated, "generated_hash": digest}
+    return _measured(subject, rows, protocol, passport, generated, out, figures, {})
+
+
+def check(model: type[Model], dataset: Dataset, protocol: Protocol) -> None:
+    """Raise `Refused` if runs of a model on a set cannot be measured so; makes ready what measuring needs."""
+    rows = _rows(protocol.metrics)
+    _able(rows, given_by(model, dataset) | given_by_set(dataset), model.__name__)
+    if any(METRICS[name].features for name in rows):
+        protocol.extractor(dataset)
+
+
+def _rows(words: Iterable[str]) -> list[str]:
+    """Rows of METRICS by their names or by those of their numbers. Raises `Refused` for a word that is neither."""
+    by_number = {number: name for name, row in METRICS.items() for number in row.gives if number not in METRICS}
+    found = []
+    for word in words:
+        plain = word.removeprefix("reconstruction_")
+        name = word if word in METRICS else by_number.get(word) or by_number.get(plain)
+        if name is None and plain in METRICS:
+            name = plain
+        if name is None:
+            hint = nearest(word, [*METRICS, *by_number])
+            raise Refused(f"There is no metric {word!r}.{hint}\nThere are {', '.join(METRICS)}.")
+        found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def _measured(
+    subject: Subject,
+    rows: list[str],
+    protocol: Protocol,
+    passport: dict[str, Any],
+    what: str,
+    out: Path | None,
+    figures: Path | None,
+    more: dict[str, Any],
+) -> list[dict[str, Any]]:
+    able = _able(rows, subject.has(), what)
+    subject.draws = protocol.draws or (50 if subject.dataset.pictures.size <= 64 else 5)
+    subject.border = protocol.border
+    wanted = rows or [name for name in able if not METRICS[name].asked]
+    common = _passport(subject, passport)
     lines = []
-    for name in metrics or able:
-        for value in METRICS[name][1](subject):
-            line = {
-                "metric": value.metric,
-                "value": value.value,
-                "interval": None if value.margin is None else [value.value - value.margin, value.value + value.margin],
-                "n": value.number,
-                **({} if value.real is None else {"real": value.real}),
-                "passport": {**passport, **value.passport, "pictures": value.number},
-            }
-            append(opened.run.folder / "measurements.jsonl", line)
+    for place, name in enumerate(wanted):
+        _tell(f"measuring {name} ({place + 1} of {len(wanted)})")
+        row = METRICS[name]
+        try:
+            values = row.measure(subject)
+        except Refused as error:
+            if rows:
+                raise
+            print(f"Not measured by {name}: {error}", file=sys.stderr)
+            continue
+        for value in values:
+            facts = {**common, **(_facts(subject) if row.features else {}), **value.passport}
+            line = _line(value, {**facts, "pictures": value.number}, more)
+            if out is not None:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                append(out, line)
             lines.append(line)
+        if name == "memorization" and figures is not None:
+            figures.mkdir(parents=True, exist_ok=True)
+            columns = 5
+            nearest_ones = memorization.nearest_pictures(subject, columns=columns)
+            pictures.grid(nearest_ones, columns, least=28).save(figures / "nearest.png")
+    _tell("")
     return lines
 
 
-def _passport(opened: Opened, seed: int) -> dict[str, Any]:
-    data, settings = opened.dataset, opened.run.config.train
+def _able(rows: list[str], has: set[str], what: str) -> list[str]:
+    """The rows of METRICS whose needs are met. Raises `Refused` if one of those asked for is not among them."""
+    able = [name for name, row in METRICS.items() if set(row.needs) <= has]
+    for name in rows:
+        if name not in able:
+            lacks = ", ".join(_LACKS.get(need, need) for need in METRICS[name].needs if need not in has)
+            raise Refused(f"{what} cannot be measured by {name}: it has no {lacks}.\nIt can by {', '.join(able)}.")
+    return able
+
+
+_LACKS = {
+    "samples": "samples",
+    "pairs": "reconstructions or pairs",
+    "labels": "classes in the reference",
+    "asked": "samples that were asked for classes",
+    "train": "training pictures at hand",
+    "decode": "latent space to decode from",
+    "encode": "encoder",
+    "bound": "likelihood",
+}
+"""What a subject may lack, in words."""
+
+
+def _line(value: Value, passport: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "metric": value.metric,
+        "value": value.value,
+        "interval": None if value.interval is None else list(value.interval),
+        "n": value.number,
+    }
+    extra = {"real": value.real, "note": value.note, "curve": value.curve}
+    return {**line, **{key: found for key, found in extra.items() if found is not None}, **more, "passport": passport}
+
+
+def _passport(subject: Subject, own: dict[str, Any]) -> dict[str, Any]:
+    """What every number of a subject has in common."""
+    data = subject.dataset
+    side = data.test if subject.split == "test" else data.train
     return {
         "reference": data.name,
-        "split": "test",
-        "hash": data.test.hash,
+        "split": subject.split,
+        "hash": side.hash,
         "size": data.pictures.size,
         "channels": data.pictures.channels,
-        "extractor": "pixels in [0,1]",
+        "reference_pictures": min(len(side), subject.number),
+        "extractor": "none",
         "resize": data.description.get("resize", "none"),
-        "averaged": settings.average > 0,
-        "recipe": opened.run.config.recipe,
-        "step": opened.step,
-        "seed": seed,
+        **own,
+        "seed": subject.seed,
         "tasvir": __version__,
         "torch": torch.__version__,
     }
 
 
-def sentence(line: dict[str, Any]) -> str:
-    """A measurement in one line for a person."""
-    margin = "" if line["interval"] is None else f" ± {line['interval'][1] - line['value']:.2g}"
-    real = f" (real pictures: {line['real']:.4g})" if "real" in line else ""
-    passport = line["passport"]
-    return (
-        f"{line['metric']:<24}{line['value']:.5g}{margin}{real}   "
-        f"{line['n']} pictures, {passport['reference']} {passport['split']}, step {passport['step']}"
-    )
+def _facts(subject: Subject) -> dict[str, Any]:
+    """What the extractor adds to a passport."""
+    extractor = subject.extractor
+    return {
+        "extractor": extractor.name,
+        "weights": extractor.hash,
+        "extractor_resize": extractor.resize,
+        **extractor.facts,
+    }
+
+
+def _tell(words: str) -> None:
+    """A passing line on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
+
+
+def told(lines: list[dict[str, Any]]) -> str:
+    """Measurements for a person: the protocol, a table, and the notes."""
+    if not lines:
+        return "Nothing could be measured."
+    passport = next((one["passport"] for one in lines if one["passport"]["extractor"] != "none"), lines[0]["passport"])
+    what = f"step {passport['step']}" if "step" in passport else passport.get("generated", "")
+    known = "" if passport["extractor"] == "none" else f", features: {passport['extractor']}"
+    accuracy = passport.get("accuracy")
+    known += f" (accuracy {accuracy:.4g})" if isinstance(accuracy, float) else ""
+    head = f"{what}, against {passport['reference']} {passport['split']}{known}"
+    table = [("", "value", "95 % interval", "real pictures", "pictures")]
+    for line in lines:
+        low_high = "" if line["interval"] is None else f"{line['interval'][0]:.4g} to {line['interval'][1]:.4g}"
+        real = f"{line['real']:.4g}" if "real" in line else ""
+        table.append((line["metric"], f"{line['value']:.5g}", low_high, real, f"{line['n']:,}"))
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    rows = []
+    for name, *cells in table:
+        rows.append("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
+    notes = [f"{line['metric']}: {line['note']}" for line in lines if "note" in line]
+    return "\n".join([head, *(row.rstrip() for row in rows), *notes])

@@ -1,8 +1,55 @@
 """Judging pictures by the real ones nearest to them, in pixels. For small pictures with classes, such as digits."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from tasvir.metrics.subject import Subject, chosen
+from tasvir.metrics.values import Value, bootstrap, of_share
+
 NEIGHBOURS = 5
+KNOWN = 60_000
+"""Most training pictures that neighbours are looked for among."""
+LARGEST = 64 * 64 * 3
+"""Pixel values of a picture up to which nearest neighbours in pixels mean something."""
+
+
+def nearest_class(subject: Subject) -> list[Value]:
+    """Whether samples look like one class, cover all classes, and would teach a nearest-neighbour classifier."""
+    if subject.train[0].size > LARGEST or subject.reference_labels is None or subject.train_labels is None:
+        return []
+    places = chosen(len(subject.train), KNOWN)
+    train, train_labels = subject.train[places], subject.train_labels[places]
+    real = np.asarray(subject.train[: len(subject.samples)])
+    found, ceilings = (
+        _judged(images, train, train_labels, subject.reference, subject.reference_labels)
+        for images in (subject.samples, real)
+    )
+    unanimous = agreement(subject.reference, train, train_labels)  # `real` is among the training pictures
+    coverage = bootstrap(lambda chosen: _coverage(found.classes[chosen], train_labels), len(found.classes), 200)
+    return [
+        of_share("nearest_class_accuracy", found.right, real=float(ceilings.right.mean())),
+        of_share("class_agreement", found.unanimous, real=unanimous),
+        Value(
+            "class_coverage",
+            _coverage(found.classes, train_labels),
+            coverage,
+            len(found.classes),
+            _coverage(ceilings.classes, train_labels),
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What nearest neighbours say of samples."""
+
+    right: np.ndarray
+    """[M] whether each test picture has the class of its nearest sample."""
+    unanimous: np.ndarray
+    """[N] whether the five nearest training pictures of each sample are of one class."""
+    classes: np.ndarray
+    """[N] class of each sample's nearest training picture."""
 
 
 def judge(
@@ -15,21 +62,31 @@ def judge(
     Agreement: the share of samples whose five nearest training pictures are all of one class.
     Coverage: exp(entropy) of the samples' classes over the number of classes; 1 if all are equally frequent.
     """
-    classes = _votes(samples, train, train_labels)
-    taught = _votes(test, samples, classes[:, 0], neighbours=1)[:, 0]
-    share = np.bincount(classes[:, 0], minlength=int(train_labels.max()) + 1) / len(classes)
+    found = _judged(samples, train, train_labels, test, test_labels)
+    return float(found.right.mean()), float(found.unanimous.mean()), _coverage(found.classes, train_labels)
+
+
+def _judged(
+    samples: np.ndarray, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> Judged:
+    votes = _votes(samples, train, train_labels)
+    taught = _votes(test, samples, votes[:, 0], neighbours=1)[:, 0]
+    return Judged(taught == test_labels, _unanimous(votes), votes[:, 0])
+
+
+def _coverage(classes: np.ndarray, labels: np.ndarray) -> float:
+    share = np.bincount(classes) / len(classes)
     entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
-    coverage = float(np.exp(entropy) / len(np.unique(train_labels)))
-    return float((taught == test_labels).mean()), _unanimous(classes), coverage
+    return float(np.exp(entropy) / len(np.unique(labels)))
 
 
 def agreement(images: np.ndarray, train: np.ndarray, train_labels: np.ndarray) -> float:
     """The share of pictures whose five nearest training pictures are all of one class."""
-    return _unanimous(_votes(images, train, train_labels))
+    return float(_unanimous(_votes(images, train, train_labels)).mean())
 
 
-def _unanimous(classes: np.ndarray) -> float:
-    return float((classes == classes[:, :1]).all(1).mean())
+def _unanimous(votes: np.ndarray) -> np.ndarray:
+    return (votes == votes[:, :1]).all(1)
 
 
 def _votes(images: np.ndarray, known: np.ndarray, labels: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:

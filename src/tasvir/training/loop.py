@@ -1,7 +1,7 @@
 """The loop: one function that trains every family, keeps the run folder up to date, and can be stopped any time."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -34,11 +34,14 @@ class Stopped(Exception):
     """Training cannot go on; the message says why and what to try."""
 
 
-def train(run: Run, dataset: "Dataset", model: Model | None = None) -> Literal["done", "interrupted"]:
+def train(
+    run: Run, dataset: "Dataset", model: Model | None = None, measure: Callable[[int], list[str]] | None = None
+) -> Literal["done", "interrupted"]:
     """Train a run from its newest checkpoint, or from nothing, to `train.steps`.
 
-    `model` is the untrained model where it was built already. Raises `Stopped` if losses stay non-finite, `OutOfSpace`
-    if a checkpoint cannot be written, `OSError` if another file of the run cannot.
+    `model` is the untrained model where it was built already. `measure` is called in the writing process with the step
+    of a checkpoint every `train.evaluate_every` steps, and returns what there is to say. Raises `Stopped` if losses
+    stay non-finite, `OutOfSpace` if a checkpoint cannot be written, `OSError` if another file of the run cannot.
     """
     settings, seed = run.config.train, run.config.seed
     device = choose_device(settings.device)
@@ -62,13 +65,15 @@ def train(run: Run, dataset: "Dataset", model: Model | None = None) -> Literal["
         processes=processes.count(),
         say=reporter.say if writer else None,
     )
-    keeper = Keeper(run, state, dataset, reporter) if writer else None
+    keeper = Keeper(run, state, dataset, reporter, measure) if writer else None
     try:
         with interruption() as asked:
             if state.step == 0:
                 state.save()
                 if keeper:
                     keeper.show()
+            elif keeper:
+                keeper.measure()  # a kill may have come between this checkpoint and its measurement
             while state.step < settings.steps:
                 verdict = _advance(state, batches, keeper, asked)
                 if verdict == "interrupted":
@@ -99,9 +104,12 @@ def _advance(state: State, batches: Batches | FromShards, keeper: "Keeper | None
             if keeper:
                 keeper.log(meter.means())
             meter = Meter()
-        due = last or stopping or done % settings.checkpoint_every == 0
+        measuring = bool(settings.evaluate_every) and (last or done % settings.evaluate_every == 0)
+        due = last or stopping or measuring or done % settings.checkpoint_every == 0
         if due and (last or stopping or not processes.any_of(bool(state.skipped_in_row > 0), state.device)):
             state.save()
+            if keeper and measuring:
+                keeper.measure()
         if keeper and settings.sample_every and (last or done % settings.sample_every == 0):
             keeper.show()
         if stopping and not last:
@@ -155,8 +163,15 @@ class Meter:
 class Keeper:
     """What the writing process does besides training: log lines, TensorBoard, pictures, health."""
 
-    def __init__(self, run: Run, state: State, dataset: "Dataset", reporter: Reporter):
-        self.run, self.state, self.reporter = run, state, reporter
+    def __init__(
+        self,
+        run: Run,
+        state: State,
+        dataset: "Dataset",
+        reporter: Reporter,
+        measure: Callable[[int], list[str]] | None,
+    ):
+        self.run, self.state, self.reporter, self._measure = run, state, reporter, measure
         self.health = Health()
         self.events = None
         self.test = dataset.test if len(dataset.test.images) else dataset.train
@@ -177,6 +192,16 @@ class Keeper:
             for name, value in line.items():
                 if name != "step":
                     self._events().add_scalar(name, value, self.state.step)
+
+    def measure(self) -> None:
+        """Measure the checkpoint of this step, if it is one to be measured and was not yet."""
+        settings, step = self.run.config.train, self.state.step
+        due = settings.evaluate_every and (step % settings.evaluate_every == 0 or step == settings.steps)
+        if self._measure is None or not due:
+            return
+        for sentence in self._measure(step):
+            self.reporter.say(sentence)
+        self.reporter.restart(step)
 
     def show(self) -> None:
         """The same seeds and the same held-out pictures, every time."""

@@ -74,6 +74,7 @@ AE = Recipe(
     config=AutoencoderConfig(),
     tiny=replace(AutoencoderConfig(), latent_size=4, widths=(4, 8)),
     train=TrainConfig(steps=6000),
+    best="reconstruction_mse",
     expect=measured(
         "tasvir train ae --data mnist --model.latent-size 16 --train.steps 3000",
         MNIST,

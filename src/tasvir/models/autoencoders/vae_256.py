@@ -83,5 +83,6 @@ RECIPES = {
         tiny=VAE256Config(latent_size=4, widths=(8, 8, 4, 4), bottom=4),
         train=TrainConfig(steps=20_000, batch_size=32),
         data=DataConfig(size=256),
+        best="bound",
     )
 }

@@ -1,0 +1,129 @@
+"""How likely a model finds real pictures: the evidence lower bound and its two parts, the importance-weighted bound
+(Burda et al. 2016, arXiv 1509.00519), bits per dimension, and latent units in use."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasvir.core import Encodes, Noise
+from tasvir.drawing import BATCH
+from tasvir.losses.likelihoods import LIKELIHOODS
+from tasvir.metrics.features.extraction import exact, shown
+from tasvir.metrics.subject import Subject
+from tasvir.metrics.values import Value, bootstrap, of_each
+
+ACTIVE = 0.01
+"""Variance over pictures of a posterior mean from which on its unit is active (Burda et al. 2016, section 5.2)."""
+LEVELS = 256
+"""Values that a channel of a pixel can have."""
+REPLICATES = 200
+"""Resamples behind the interval of the active units."""
+
+
+def importance_bound(log_weights: Tensor) -> Tensor:
+    """log of the mean weight of K draws [K,N] nats → [N] (Burda et al. 2016, equation 8), in float64.
+
+    A lower bound on log p(x) in expectation, which no K makes worse (theorem 1): with one draw it is the evidence lower
+    bound, with endless draws log p(x) itself.
+    """
+    return torch.logsumexp(log_weights.double(), 0) - math.log(len(log_weights))
+
+
+def bits_per_dimension(nats: np.ndarray, dimensions: int, density: bool) -> np.ndarray:
+    """Log-likelihoods [N] in nats of pictures of that many pixel values → bits that each value costs, [N].
+
+    -nats / (dimensions · ln 2). Of a density over pixels in [0,1], a level's probability is the density over 256, as
+    usual since Theis et al. 2016 (arXiv 1511.01844, section 3.1): log2(256) bits more. (Levels k/255 lie 1/255 apart,
+    so this is 0.006 bits too many, never too few.)
+    """
+    return -nats / (dimensions * math.log(2)) + (math.log2(LEVELS) if density else 0.0)
+
+
+def active_units(means: np.ndarray) -> tuple[int, tuple[float, float]]:
+    """Latent dimensions whose posterior mean [N,D] varies over pictures by more than `ACTIVE`, and the interval of
+    their number over pictures (Burda et al. 2016, section 5.2)."""
+    centred = means.astype(np.float64) - means.mean(0, dtype=np.float64)
+    moments = np.concatenate([centred, np.square(centred)], axis=1)
+    size, number = means.shape[1], len(means)
+
+    def count(weights: np.ndarray) -> int:
+        mean = weights @ moments / number
+        return int((mean[size:] - np.square(mean[:size]) > ACTIVE).sum())
+
+    interval = bootstrap(lambda chosen: count(np.bincount(chosen, minlength=number)), number, REPLICATES)
+    return count(np.ones(number)), interval
+
+
+def likelihood(subject: Subject) -> list[Value]:
+    """Bounds on the log-likelihood of the reference, in nats and in bits per dimension; and what they consist of.
+
+    Rate is KL(q(z|x) ‖ p(z)) and distortion -E log p(x|z) (Alemi et al. 2018, arXiv 1711.00464, equation 3): the bound
+    is minus their sum.
+    """
+    assert subject.opened is not None
+    model, dimensions = subject.opened.model, subject.reference[0].size
+    row = LIKELIHOODS[model.config.reconstruction]
+    protocol = {
+        "likelihood": model.config.reconstruction,
+        "scale": model.config.scale or row.scale,
+        "unit": "nats, pixels in [0,1]",
+    }
+    level = f"density over pixels in [0,1], divided by {LEVELS}" if row.density else "Bernoulli, pixels as shares of 1"
+    once, often = {**protocol, "draws": 1}, {**protocol, "draws": subject.draws}
+
+    terms = _terms(subject)
+    weighted = terms["importance_bound"]
+    bits, bits_of_bound = (bits_per_dimension(nats, dimensions, row.density) for nats in (weighted, terms["bound"]))
+    more = f"A lower bound: with more than its {subject.draws} draws of z it rises towards the log-likelihood."
+
+    def in_bits(name: str, values: np.ndarray, facts: dict) -> Value:
+        passport = {**facts, "unit": "bits per pixel value", "probability": level}
+        return of_each(name, values, passport=passport, note=_too_many(float(values.mean()), row.density))
+
+    found = [
+        of_each("bound", terms["bound"], passport=once),
+        of_each("importance_bound", weighted, passport=often, note=more),
+        in_bits("bits_per_dim", bits, often),
+        in_bits("bound_bits_per_dim", bits_of_bound, once),
+        of_each("rate", terms["kl"], passport=once),
+        of_each("distortion", -terms["log_likelihood"], passport=once),
+    ]
+    if "mean" in terms:
+        count, interval = active_units(terms["mean"])
+        passport = {"threshold": ACTIVE, "of": model.latent_size}
+        found.append(Value("active_units", count, interval, len(terms["mean"]), passport=passport))
+    return found
+
+
+def _too_many(bits: float, density: bool) -> str | None:
+    """A sentence where knowing nothing would cost less."""
+    if density and bits > math.log2(LEVELS):
+        return (
+            "Even odds for all levels would cost 8 bits: the scale of this likelihood weighs errors in training and is "
+            "not fitted to the pictures."
+        )
+    if not density and bits > 1:
+        return "A fair coin for every value would cost 1 bit: this model does worse than none."
+    return None
+
+
+def _terms(subject: Subject) -> dict[str, np.ndarray]:
+    """Of every picture of the reference: the terms of `bound`, the `importance_bound`, and its encoding as `mean`."""
+    assert subject.opened is not None
+    model = subject.opened.model
+    parts: dict[str, list[np.ndarray]] = {}
+    number = len(subject.reference)
+    with torch.no_grad(), exact(), shown(number, "likelihood") as advance:
+        for start in range(0, number, BATCH):
+            image = subject.opened.tensor(subject.reference[start : start + BATCH])
+            seeds = range(subject.seed + start, subject.seed + start + len(image))
+            found = model.bound(image, Noise(seeds))
+            found["importance_bound"] = importance_bound(model.log_weights(image, Noise(seeds), subject.draws))
+            if isinstance(model, Encodes):
+                found["mean"] = model.encode(image)
+            for name, values in found.items():
+                parts.setdefault(name, []).append(values.double().cpu().numpy())
+            advance(len(image))
+    return {name: np.concatenate(values) for name, values in parts.items()}

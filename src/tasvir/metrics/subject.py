@@ -1,0 +1,331 @@
+"""What is measured: pictures that were made, the real ones they are held against, and the run, if one made them."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasvir.config import Pictures, Refused
+from tasvir.core import abilities
+from tasvir.data import Dataset, Split
+from tasvir.data.workers import progress
+from tasvir.drawing import BATCH, Opened
+
+if TYPE_CHECKING:
+    from tasvir.metrics.features import Extractor, Features
+
+
+class Subject:
+    """Pictures being measured. Each part is made when the first metric asks for it, and serves the others.
+
+    All pictures are uint8 [N,H,W,C], all labels int64 [N]; large arrays lie on disk and are mapped, so read them in
+    chunks and never change them.
+    """
+
+    opened: Opened | None = None
+    """The run, with its model; None for pictures made by other software."""
+    dataset: Dataset
+    """The reference set."""
+    split: str
+    """The part of it that pictures are held against: `test` or `train`."""
+    number: int
+    """Most pictures to measure with."""
+    seed: int
+    """Of the first sample; whatever else a metric draws at random comes from it too."""
+    draws: int = 50
+    """Draws K of the importance-weighted bound."""
+    border: int = 0
+    """Pixels cut from every side before super-resolution is judged: the scale factor."""
+    device: str = "auto"
+
+    def __init__(self, dataset: Dataset, split: str, number: int, seed: int, extractor: "Callable[[], Extractor]"):
+        self.dataset, self.split, self.number, self.seed = dataset, split, number, seed
+        self._extractor = extractor
+
+    # ---- what was made
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Pictures that were made from nothing."""
+        raise NotImplementedError
+
+    @property
+    def sample_labels(self) -> np.ndarray | None:
+        """The class that each sample was asked to be; None if nobody asked."""
+        return None
+
+    @property
+    def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Pictures made from or for a real one, and those real ones in the same order: (made, real) of each size."""
+        raise NotImplementedError
+
+    @property
+    def prefix(self) -> str:
+        """What the names of metrics of pairs begin with: `reconstruction_` for reconstructions."""
+        return ""
+
+    def has(self) -> set[str]:
+        """What metrics may ask for: `samples`, `pairs`, `labels` (of the reference), `asked` (labels of the samples),
+        `train` (training pictures at hand), and the abilities of the run's model."""
+        return given_by_set(self.dataset)
+
+    # ---- what it is held against
+
+    @property
+    def _side(self) -> Split:
+        return self.dataset.test if self.split == "test" else self.dataset.train
+
+    @property
+    def _other(self) -> Split:
+        return self.dataset.train if self.split == "test" else self.dataset.test
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """Real pictures that the made ones are held against: at most `number`, the same ones for every seed."""
+        return rows(self._side.images, chosen(len(self._side), self.number))
+
+    @cached_property
+    def reference_labels(self) -> np.ndarray | None:
+        return _labels(self._side, self.number)
+
+    @cached_property
+    def real(self) -> np.ndarray:
+        """Real pictures in the place of samples: as many, or as there are, from the other split. What they reach is
+        what a perfect model would."""
+        return rows(self._other.images, chosen(len(self._other), len(self.samples)))
+
+    @cached_property
+    def real_labels(self) -> np.ndarray | None:
+        return _labels(self._other, len(self.samples))
+
+    @property
+    def train(self) -> np.ndarray:
+        """All training pictures of the reference set; empty for streamed sets."""
+        return self.dataset.train.images
+
+    @property
+    def train_labels(self) -> np.ndarray | None:
+        return self.dataset.train.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the reference set's classes; empty if it has none."""
+        return self.dataset.pictures.classes
+
+    # ---- their features
+
+    @cached_property
+    def extractor(self) -> "Extractor":
+        """The network (or projection) whose features distances are measured in. Raises `Refused`."""
+        return self._extractor()
+
+    @cached_property
+    def sample_features(self) -> "Features":
+        return self._features(self.samples)
+
+    @cached_property
+    def reference_features(self) -> "Features":
+        return self._cached(self._side, self.number)
+
+    @cached_property
+    def real_features(self) -> "Features":
+        """Of `real`."""
+        return self._cached(self._other, len(self.samples))
+
+    @cached_property
+    def train_features(self) -> "Features":
+        """Of `train`."""
+        return self._cached(self.dataset.train, len(self.dataset.train))
+
+    @cached_property
+    def test_features(self) -> "Features":
+        """Of the held-out pictures, at most `number`, whatever the reference split is."""
+        return self._cached(self.dataset.test, self.number)
+
+    def _features(self, images: np.ndarray) -> "Features":
+        from tasvir.metrics.features import extract
+
+        return extract(self.extractor, images, spool)
+
+    def _cached(self, split: Split, number: int) -> "Features":
+        from tasvir.metrics.features import cached
+
+        places = chosen(len(split), number)
+        size, channels = self.dataset.pictures.size, self.dataset.pictures.channels
+        key = f"{split.hash} {size} {channels} {len(places)}"
+        return cached(self.extractor, lambda: rows(split.images, places), key)
+
+    @cached_property
+    def classifier(self) -> "Extractor":
+        """A classifier of the reference set's classes, whatever the features are. Raises `Refused` if it is weak."""
+        if self.extractor.name == "classifier":
+            return self.extractor
+        from tasvir.metrics.features import build
+
+        return build("classifier", self.dataset)
+
+
+class RunSubject(Subject):
+    """A run, measured on the pictures it was trained to imitate."""
+
+    opened: Opened
+
+    def __init__(self, opened: Opened, split: str, number: int, seed: int, extractor: "Callable[[Dataset], Extractor]"):
+        super().__init__(opened.dataset, split, number, seed, lambda: extractor(self.dataset))
+        self.opened = opened
+
+    @property
+    def conditional(self) -> bool:
+        return bool(getattr(self.opened.model, "conditional", False))
+
+    @property
+    def prefix(self) -> str:
+        return "reconstruction_"
+
+    def has(self) -> set[str]:
+        return super().has() | given_by(self.opened.model, self.dataset)
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        seeds = range(self.seed, self.seed + self.number)
+        labels = None if self.sample_labels is None else self.sample_labels.tolist()
+
+        def drawn() -> Iterator[np.ndarray]:
+            for start in range(0, self.number, BATCH):
+                part = slice(start, start + BATCH)
+                yield self.opened.samples(seeds[part], labels=None if labels is None else labels[part])
+
+        return spooled(drawn(), self.number, "drawing samples")
+
+    @cached_property
+    def sample_labels(self) -> np.ndarray | None:
+        """As frequent as in the reference."""
+        if not self.conditional or self.reference_labels is None:
+            return None
+        return np.resize(self.reference_labels, self.number)
+
+    @cached_property
+    def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Reconstructions of the reference, and the reference."""
+        real = self.reference
+        made = (self.opened.reconstructions(real[start : start + BATCH]) for start in range(0, len(real), BATCH))
+        return [(spooled(made, len(real), "reconstructing"), real)]
+
+
+class MadeSubject(Subject):
+    """Pictures made by any software, held against a reference set."""
+
+    def __init__(
+        self,
+        made: np.ndarray,
+        labels: np.ndarray | None,
+        dataset: Dataset,
+        split: str,
+        seed: int,
+        extractor: "Callable[[Dataset], Extractor]",
+    ):
+        super().__init__(dataset, split, len(made), seed, lambda: extractor(dataset))
+        self._made, self._made_labels = made, labels
+
+    def has(self) -> set[str]:
+        return super().has() | {"samples"} | ({"asked"} if self._made_labels is not None else set())
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        return self._made
+
+    @property
+    def sample_labels(self) -> np.ndarray | None:
+        return self._made_labels
+
+
+class PairsSubject(Subject):
+    """Pictures made by any software, each held against a real one, at their own sizes."""
+
+    def __init__(self, pairs: list[tuple[np.ndarray, np.ndarray]], name: str, digest: str, seed: int):
+        """`pairs` are (made, real) for each size; `digest` is the sha256 of the real pixels."""
+        real = pairs[0][1]
+        pictures = Pictures(real.shape[-1], real.shape[1])
+        dataset = Dataset(name, pictures, Split(real[:0], None, ""), Split(real, None, digest), (), (), {})
+        super().__init__(dataset, "test", sum(len(group) for group, _ in pairs), seed, _no_extractor)
+        self._pairs = pairs
+
+    def has(self) -> set[str]:
+        return {"pairs"}
+
+    @property
+    def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        return self._pairs
+
+
+def _no_extractor() -> "Extractor":
+    raise Refused("Pairs are measured without features.")
+
+
+def given_by_set(dataset: Dataset) -> set[str]:
+    """What a reference set gives, in the words of `Subject.has`."""
+    return ({"labels"} if dataset.pictures.classes else set()) | ({"train"} if len(dataset.train) else set())
+
+
+def given_by(model: Any, dataset: Dataset) -> set[str]:
+    """What a model (or its class) gives to be measured, in the words of `Subject.has`."""
+    words = {"sample": "samples", "reconstruct": "pairs"}
+    asked = {"asked"} if getattr(model, "conditional", False) and dataset.pictures.classes else set()
+    return {words.get(name, name) for name in abilities(model)} | asked
+
+
+def chosen(count: int, number: int) -> np.ndarray:
+    """[min(count, number)] places, ascending: all, or the same random ones every time. Neighbours in a pack may be of
+    one class, so the first ones would not do."""
+    if number >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).permutation(count)[:number])
+
+
+def rows(images: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Pictures at ascending places; not copied if these are all, and on disk where they are many."""
+    if len(places) == len(images):
+        return images
+    parts = (images[places[start : start + BATCH]] for start in range(0, len(places), BATCH))
+    return spooled(parts, len(places))
+
+
+def _labels(split: Split, number: int) -> np.ndarray | None:
+    return None if split.labels is None else np.asarray(split.labels[chosen(len(split), number)])
+
+
+SPOOL = 64 << 20
+"""Bytes of an array from which on it lies on disk."""
+
+
+def spool(shape: tuple[int, ...], kind: type) -> np.ndarray:
+    """An array to fill: in memory if small, else in a temporary file that goes when the array does."""
+    if int(np.prod(shape)) * np.dtype(kind).itemsize < SPOOL:
+        return np.empty(shape, kind)
+    try:
+        with tempfile.TemporaryFile() as file:
+            return np.memmap(file, kind, "w+", shape=shape)
+    except OSError as error:
+        raise Refused(
+            f"{tempfile.gettempdir()} has no room for the pictures being measured ({error.strerror or error}).\n"
+            "Make room, name another folder with TMPDIR, or measure fewer with -n."
+        ) from None
+
+
+def spooled(parts: Iterator[np.ndarray], number: int, what: str = "") -> np.ndarray:
+    """Parts of an array, one after the other, as one; `number` is their rows together. `what` is said on a terminal."""
+    found: np.ndarray | None = None
+    place = 0
+    with progress(number, what) if what else nullcontext(lambda count: None) as advance:
+        for part in parts:
+            if found is None:
+                found = spool((number, *part.shape[1:]), part.dtype.type)
+            found[place : place + len(part)] = part
+            place += len(part)
+            advance(len(part))
+    if found is None:
+        raise Refused("There are no pictures to measure.")
+    return found

@@ -1,0 +1,146 @@
+"""The table of metrics: what each needs, and which numbers it gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasvir.metrics import (
+    conditional,
+    diversity,
+    frechet,
+    kernel,
+    latents,
+    likelihood,
+    manifolds,
+    memorization,
+    neighbours,
+    paths,
+    perceptual,
+    prd,
+    scores,
+    similarity,
+    wasserstein,
+)
+from tasvir.metrics.subject import Subject
+from tasvir.metrics.values import Value
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table: one function, and the numbers that it gives."""
+
+    measure: Callable[[Subject], list[Value]]
+    needs: tuple[str, ...]
+    """What the subject must have (`Subject.has`)."""
+    gives: tuple[str, ...]
+    """Names of its numbers, without the prefix of pairs."""
+    words: str
+    """In a few words, what it tells."""
+    features: bool = False
+    """Whether it is measured in features, so that their extractor belongs to its passport."""
+    asked: bool = False
+    """Measured only when asked for."""
+
+
+METRICS: dict[str, Metric] = {
+    "frechet": Metric(
+        frechet.frechet,
+        ("samples",),
+        ("frechet", "fid", "frechet_infinity", "fid_infinity"),
+        "Fréchet distance, and what it would be with endless samples",
+        features=True,
+    ),
+    "kid": Metric(kernel.kid, ("samples",), ("kid",), "kernel distance, unbiased for few pictures", features=True),
+    "inception-score": Metric(
+        scores.inception_score, ("samples",), ("inception_score",), "clear and varied classes", features=True
+    ),
+    "precision-recall": Metric(
+        manifolds.manifold,
+        ("samples",),
+        ("precision", "recall", "density", "coverage"),
+        "fidelity and variety apart, by nearest neighbours",
+        features=True,
+    ),
+    "prd": Metric(
+        prd.prd, ("samples",), ("prd_f8", "prd_f1_8"), "the precision-recall curve of distributions", features=True
+    ),
+    "sliced-wasserstein": Metric(
+        wasserstein.sliced_wasserstein,
+        ("samples",),
+        ("sliced_wasserstein",),
+        "patches at every scale; needs no network",
+    ),
+    "classes": Metric(
+        conditional.class_shares,
+        ("samples", "labels"),
+        ("predicted_class_coverage",),
+        "whether all classes are drawn",
+        features=True,
+    ),
+    "label-agreement": Metric(
+        conditional.label_agreement,
+        ("samples", "asked", "labels"),
+        ("label_agreement",),
+        "whether the asked class is what a classifier sees",
+    ),
+    "classification-accuracy": Metric(
+        conditional.classification_accuracy,
+        ("samples", "asked", "labels"),
+        ("classification_accuracy",),
+        "what a classifier learns from samples alone",
+    ),
+    "ms-ssim-diversity": Metric(
+        diversity.ms_ssim_diversity, ("samples",), ("ms_ssim_diversity",), "how alike two samples of one class are"
+    ),
+    "diversity": Metric(diversity.diversity, ("samples",), ("diversity",), "mean distance of two samples, in pixels"),
+    "nearest-class": Metric(
+        neighbours.nearest_class,
+        ("samples", "labels", "train"),
+        ("nearest_class_accuracy", "class_agreement", "class_coverage"),
+        "classes by the nearest training pictures, in pixels",
+    ),
+    "memorization": Metric(
+        memorization.memorization,
+        ("samples", "train"),
+        ("memorization", "near_copies"),
+        "whether training pictures are repeated",
+        features=True,
+    ),
+    "path-length": Metric(
+        paths.perceptual_path_length,
+        ("decode",),
+        ("ppl_z", "ppl_w"),
+        "smoothness of the latent space; needs LPIPS's weights",
+        asked=True,
+    ),
+    "pixels": Metric(similarity.pixel_errors, ("pairs",), ("mse", "mae", "psnr"), "errors of pixels"),
+    "structure": Metric(similarity.structure, ("pairs",), ("ssim", "ms_ssim"), "structural similarity"),
+    "lpips": Metric(
+        perceptual.perceptual, ("pairs",), ("lpips",), "perceptual distance; needs its weights", asked=True
+    ),
+    "super-resolution": Metric(
+        similarity.super_resolution,
+        ("pairs",),
+        ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"),
+        "on Y and on RGB, --border cut off",
+        asked=True,
+    ),
+    "reconstruction-frechet": Metric(
+        frechet.frechet_of_pairs,
+        ("pairs", "train"),
+        ("reconstruction_frechet", "reconstruction_fid"),
+        "Fréchet distance of reconstructions, to stand beside that of samples",
+        features=True,
+    ),
+    "bound": Metric(
+        likelihood.likelihood,
+        ("bound",),
+        ("bound", "importance_bound", "bits_per_dim", "bound_bits_per_dim", "rate", "distortion", "active_units"),
+        "likelihood",
+    ),
+    "disentanglement": Metric(
+        latents.disentanglement,
+        ("encode",),
+        ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
+        "whether a latent dimension means one thing (cartoons)",
+    ),
+}
