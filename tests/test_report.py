@@ -22,9 +22,10 @@ from tasvir.core import Expectation
 from tasvir.drawing import Points
 from tasvir.models import recipe
 from tasvir.report import charts, figures, panels, sheets
-from tasvir.report.compare import comparable, compare, rows_of
+from tasvir.report.compare import compare
 from tasvir.report.page import BUDGET, report, spans
 from tasvir.report.story import Story
+from tasvir.report.table import comparable, rows_of
 from tasvir.runs import Run, append
 from tasvir.training.loop import train
 
@@ -90,21 +91,27 @@ def page_of(*folders: Path, out: Path) -> Page:
     return Page(out)
 
 
-def measured(folder: Path, metric: str, value: float, n: int = 200, **passport: Any) -> None:
+def measured(folder: Path, metric: str, value: float, n: int = 200, curve: Any = None, **passport: Any) -> None:
     line = {"metric": metric, "value": value, "interval": None, "n": n, "passport": {**PASSPORT, **passport}}
-    append(folder / "measurements.jsonl", line)
+    append(folder / "measurements.jsonl", line | ({"curve": curve} if curve else {}))
 
 
 # --- the page of one run ---
 
 
-def test_a_vae_has_every_panel_and_each_is_filled(trained: dict[str, Path], tmp_path: Path) -> None:
-    page = page_of(trained["vae-2d"], out=tmp_path / "page.html")
+def test_a_vae_has_every_panel_and_each_is_filled(changeable: Any, tmp_path: Path) -> None:
+    folder = changeable("vae-2d")
+    for step in (3, 6):
+        measured(folder, "prd_f8", 0.5, curve={"recall": [0.0, 0.5], "precision": [0.5, 0.0]}, step=step)
+    (folder / "figures").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (15, 8, 8, 1), np.uint8)
+    pictures.grid(noise, 5, least=28).save(folder / "figures" / "nearest.png")
+    page = page_of(folder, out=tmp_path / "page.html")
     assert [title for title in page.titles if "noticed" not in title] == [panel.title for panel in panels.PANELS]
     assert "could not be drawn" not in page.text
     assert [json.loads(figure["data-steps"] or "") for figure in page.all("figure", "data-steps")] == [[0, 3, 6]]
-    # samples, three frames, reconstructions, manifold, interpolations
-    assert len(page.images()) == 1 + 3 + 1 + 1 + 1
+    # samples, three frames, reconstructions, manifold, interpolations, nearest training pictures
+    assert len(page.images()) == 1 + 3 + 1 + 1 + 1 + 1
     slider = page.all("input")[0]
     assert (slider["type"], slider["max"], slider["value"]) == ("range", "2", "2")
     for word in ("vae-2d", "digits", "reconstruction", "kl", "tasvir train vae-2d"):
@@ -241,7 +248,9 @@ def test_measurements_show_the_newest_of_each_kind_and_what_is_expected(
     expected = Expectation("some_metric", 9.25, "tasvir train vae --data digits", "digits test, 200 pictures")
     monkeypatch.setattr(Story, "recipe", replace(recipe("vae"), expect=(expected,)))
     content = panels.measurements(Story(folder))
-    assert [row["value"] for row in content.values["rows"]] == ["2.5", "3.5"]
+    assert {group: [row["value"] for row in rows] for group, rows in content.groups.items()} == {
+        "Others": ["2.5", "3.5"]
+    }
     page = page_of(folder, out=tmp_path / "page.html")
     assert "9.25" in page.text and "digits test, 200 pictures" in page.text and PASSPORT["hash"] in page.text
 
@@ -372,11 +381,11 @@ def test_like_stands_beside_like_and_the_rest_apart_with_the_reason(three: tuple
     assert told[("fid", "one", "two")] is None
     assert "split train, not test" in told[("fid", "three")] and "one, two" in told[("fid", "three")]
     assert "Only one" in told[("kl", "one")]
-    assert "pictures 100, not 200" in told[("kid", "one")] and "pictures 200, not 100" in told[("kid", "two")]
+    assert "100 pictures, not 200" in told[("kid", "one")] and "200 pictures, not 100" in told[("kid", "two")]
     assert len(rows) == 5
 
 
-@pytest.mark.parametrize("field", ["hash", "extractor", "resize", "averaged", "a_field_to_come"])
+@pytest.mark.parametrize("field", ["hash", "extractor", "weights", "resize", "k", "a_field_to_come"])
 def test_any_field_on_how_was_measured_keeps_numbers_apart(field: str) -> None:
     line = {"metric": "m", "n": 5, "passport": {**PASSPORT, field: "one"}}
     other = {"metric": "m", "n": 5, "passport": {**PASSPORT, field: "two"}}
@@ -394,8 +403,9 @@ def test_a_later_measurement_of_the_same_kind_takes_the_place_of_the_first(three
 def test_comparison_tells_people_and_programs_the_same(three: tuple[Path, ...], tmp_path: Path) -> None:
     said = compare(three, tmp_path / "c.html", as_json=False)
     together, _, apart = said.partition("Set apart")
-    assert re.search(r"fid +10 +20 +–", together) and "split train" not in together
-    assert re.search(r"fid +– +– +30", apart) and "c.html" in apart
+    assert re.search(r"fid ↓ +\* 10 +20 +–", together) and "split train" not in together
+    (letter,) = re.findall(r"fid ↓ \((.)\) +– +– +30", apart)
+    assert re.search(rf"\({letter}\) .*split train, not test", apart) and "c.html" in apart
     page = Page(tmp_path / "c.html")
     assert "split train, not test" in page.text
     rows = json.loads(compare(three, tmp_path / "d.html", as_json=True))

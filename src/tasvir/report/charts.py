@@ -25,6 +25,8 @@ class Line:
     """[N] float, of which some may not be finite."""
     color: str = ""
     """Left out, the palette's next."""
+    mark: int | None = None
+    """Which point gets a dot."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Chart:
     events: tuple[int, ...] = ()
     """Steps to mark."""
     x: str = "step"
+    notes: tuple[str, ...] = ()
+    """Sentences to stand below it."""
+    bounds: tuple[float, float, float, float] | None = None
+    """Axes from and to (left, right, bottom, top), and lines drawn as they are; None fits axes and smooths lines."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Drawn:
 
 def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
     """Positions of everything in a chart; None if it has no finite value."""
-    notes = []
+    notes = list(chart.notes)
     lines = []
     for position, line in enumerate(chart.lines):
         good = np.isfinite(line.values)
@@ -68,16 +74,21 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
             )
         if good.any():
             color = line.color or PALETTE[position % len(PALETTE)]
-            lines.append(Line(line.name, line.steps[good], line.values[good], color))
+            mark = None if line.mark is None or not good[line.mark] else int(good[: line.mark].sum())
+            lines.append(Line(line.name, line.steps[good], line.values[good], color, mark))
     if not lines:
         return None
-    first, last = min(line.steps[0] for line in lines), max(line.steps[-1] for line in lines)
-    first = 0.0 if first < 0.1 * last else first
-    values = np.concatenate([line.values for line in lines])
-    logarithmic = bool(values.min() > 0 and math.log10(values.max() / values.min()) >= DECADES)
-    low, high, cut = _range(np.log10(values) if logarithmic else values)
-    if cut:
-        notes.append("A few extreme values lie outside the frame.")
+    if chart.bounds:
+        first, last, low, high = chart.bounds
+        logarithmic = False
+    else:
+        first, last = min(line.steps[0] for line in lines), max(line.steps[-1] for line in lines)
+        first = 0.0 if first < 0.1 * last else first
+        values = np.concatenate([line.values for line in lines])
+        logarithmic = bool(values.min() > 0 and math.log10(values.max() / values.min()) >= DECADES)
+        low, high, cut = _range(np.log10(values) if logarithmic else values)
+        if cut:
+            notes.append("A few extreme values lie outside the frame.")
     ticks = _log_ticks(low, high) if logarithmic else _ticks(low, high, 5)
 
     def across(steps: np.ndarray | float) -> Any:
@@ -91,21 +102,22 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
         heights = np.log10(line.values) if logarithmic else line.values
         few = max(20, int(POINTS * allowance))
         kept = _extremes(heights, few)
-        smoothed = _smooth(heights)
+        smoothed = None if chart.bounds else _smooth(heights)
         thin = None if smoothed is None else _path(across(line.steps[kept]), down(heights[kept]))
         evenly = np.unique(np.linspace(0, len(heights) - 1, min(few, len(heights))).round().astype(int))
         bold = kept if smoothed is None else evenly
         bold_path = _path(across(line.steps[bold]), down((heights if smoothed is None else smoothed)[bold]))
         told = evenly[:: max(1, math.ceil(len(evenly) / 200))]
+        mark = 0 if len(heights) == 1 else line.mark
         drawn.append(
             {
                 "name": line.name,
                 "color": line.color,
                 "thin": thin,
                 "bold": bold_path,
-                "dot": (float(across(line.steps[0])), float(down(heights[0]))) if len(heights) == 1 else None,
-                "last": number(float(line.values[-1])),
-                "told": [[int(line.steps[i]), float(f"{line.values[i]:.4g}")] for i in told],
+                "dot": None if mark is None else (float(across(line.steps[mark])), float(down(heights[mark]))),
+                "last": "" if chart.bounds else number(float(line.values[-1])),
+                "told": [[float(f"{line.steps[i]:.10g}"), float(f"{line.values[i]:.4g}")] for i in told],
             }
         )
     return Drawn(

@@ -1,159 +1,97 @@
 """Several runs beside each other: one table, one page. Numbers share a row only if they were measured the same way."""
 
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasvir.report import page
+from tasvir.config import Refused
+from tasvir.report import export, page
 from tasvir.report.charts import Chart, Line, count, number
-from tasvir.report.figures import PALETTE
-from tasvir.report.page import duration, write
-from tasvir.report.panels import FIRST_SEED, Content, Made, measured, passports, reason, spread, title_and_unit
+from tasvir.report.content import Content, Made, missing, reason
+from tasvir.report.measurements import colors, legend, passports, precision_recall, spread, while_training
+from tasvir.report.page import duration, save, write
+from tasvir.report.panels import FIRST_SEED, title_and_unit
 from tasvir.report.sheets import Film, Sheet
 from tasvir.report.story import FAILURES, Story
+from tasvir.report.table import Column, Elsewhere, plain, rows_of
 
-OWN = ("step", "run", "recipe", "seed", "machine", "device", "command", "time", "date", "tasvir", "torch")
-"""What a passport says of the one run and its machine, and not of how was measured."""
 BUDGETS = {"film": 2_400_000, "sheet": 1_200_000}
 """Bytes for the pictures of all runs together."""
+PAGES = (".html", ".htm")
 
 
 def compare(folders: tuple[Path, ...], out: Path, as_json: bool) -> str:
-    """Write the page of several runs to `out`; returns their measurements as a table for a terminal, or as JSON.
+    """Write the page of several runs, or their table as CSV or LaTeX, to `out`; returns their measurements as a table
+    for a terminal, or as JSON. Among the folders there may be .jsonl files with measurements of other pictures.
 
-    Raises `Refused` if a folder is no run or `out` cannot be written.
+    Raises `Refused` if a folder is no run, a file no such file, or `out` cannot be written.
     """
-    stories = named(folders)
-    said = page_of(stories, out)
-    rows = rows_of(stories)
+    ending = out.suffix.lower()
+    if ending not in (*PAGES, *export.FORMATS):
+        raise Refused(f"--out {out} must end in .html for a page, or in {' or '.join(export.FORMATS)} for a table.")
+    columns = named(folders)
+    rows = rows_of(columns)
+    if ending in PAGES:
+        said = page_of(columns, out)
+    else:
+        save(out, export.FORMATS[ending](rows, columns).encode())
+        said = f"The table is {out}."
     if as_json:
         return json.dumps(rows, indent=1)
-    return f"{terminal_table(rows, stories)}\n{said}"
+    return f"{export.terminal(rows, columns)}\n{said}"
 
 
-def named(folders: Sequence[Path]) -> list[Story]:
-    """The runs, each with a name of its own: its folder's, or its whole path where two folders have one name."""
-    stories = [Story(folder) for folder in dict.fromkeys(folders)]
-    names = [story.name for story in stories]
-    for story in stories:
-        if names.count(story.name) > 1:
-            story.name = str(story.run.folder)
-    return stories
-
-
-def comparable(line: dict[str, Any]) -> dict[str, Any]:
-    """What must agree for two numbers of one metric to stand in one row: the passport's part on how was measured."""
-    facts = {key: value for key, value in line.get("passport", {}).items() if key not in OWN}
-    return facts if "pictures" in facts or "n" not in line else {**facts, "pictures": line["n"]}
-
-
-def rows_of(stories: Sequence[Story]) -> list[dict[str, Any]]:
-    """One row for each metric and way of measuring: `metric`, `passport` (what agrees), `values` of each run's newest
-    measurement, and `apart`: None, or in words why it does not stand in the metric's main row.
+def named(folders: Sequence[Path]) -> list[Column]:
+    """The runs, and after them the files of measurements, each with a name of its own: its folder's or file's, or its
+    whole path where two have one name.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    for story in stories:
-        for line in story.measurements:
-            facts = comparable(line)
-            key = json.dumps([line["metric"], facts], sort_keys=True)
-            row = rows.setdefault(key, {"metric": line["metric"], "passport": facts, "values": {}, "apart": None})
-            own = {key: value for key, value in line.get("passport", {}).items() if key in OWN}
-            row["values"][story.name] = {key: line.get(key) for key in ("value", "interval", "n", "real")} | own
-    found = []
-    for metric in dict.fromkeys(row["metric"] for row in rows.values()):
-        alike = sorted((row for row in rows.values() if row["metric"] == metric), key=lambda row: -len(row["values"]))
-        for position, row in enumerate(alike):
-            others = alike[1:2] if position == 0 else alike[:1]
-            if position or len(row["values"]) < 2:
-                row["apart"] = difference(row, others[0]) if others else f"Only {_names(row)} was measured by it."
-        found += alike
-    return found
+    files = [folder for folder in dict.fromkeys(folders) if folder.suffix == ".jsonl" and not folder.is_dir()]
+    stories = [Story(folder) for folder in dict.fromkeys(folders) if folder not in files]
+    others = [Elsewhere.read(file) for file in files]
+    columns: list[Column] = [*stories, *others]
+    paths = [*(story.run.folder for story in stories), *files]
+    names = [column.name for column in columns]
+    for column, path in zip(columns, paths, strict=True):
+        if names.count(column.name) > 1:
+            column.name = str(path)
+    return columns
 
 
-def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
-    """In which fields of their passports two rows of one metric differ."""
-    ours, theirs = row["passport"], other["passport"]
-    fields = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
-    if "hash" in fields and {"reference", "split"} & set(fields):
-        fields.remove("hash")  # another set has another hash
-    told = [f"{field.replace('_', ' ')} {_short(ours.get(field))}, not {_short(theirs.get(field))}" for field in fields]
-    return f"Measured differently from {_names(other)}: {'; '.join(told)}."
-
-
-def _names(row: dict[str, Any]) -> str:
-    return ", ".join(row["values"])
-
-
-def _short(value: Any) -> str:
-    text = "not told" if value is None else page.plain(value)
-    return text[:10] + "…" if len(text) >= 40 and text.isalnum() else text
-
-
-def terminal_table(rows: list[dict[str, Any]], stories: Sequence[Story]) -> str:
-    """The rows for a terminal; those set apart come last, each with its reason."""
-    import io
-
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        return "Nothing has been measured yet; `tasvir evaluate RUN` does."
-    console = Console(file=io.StringIO(), width=max(80, shutil.get_terminal_size((120, 40)).columns))
-    for apart in (False, True):
-        chosen = [row for row in rows if bool(row["apart"]) == apart]
-        if not chosen:
-            continue
-        table = Table(box=SIMPLE_HEAD, title="Set apart" if apart else "", title_justify="left", padding=(0, 1))
-        table.add_column("metric")
-        for story in stories:
-            table.add_column(Text(story.name), justify="right", overflow="fold")
-        if apart:
-            table.add_column("why", ratio=1)
-        for row in chosen:
-            cells = [_cell(row["values"].get(story.name)) for story in stories]
-            table.add_row(Text(row["metric"]), *cells, *([Text(row["apart"])] if apart else []))
-        console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").splitlines())  # type: ignore[attr-defined]
-
-
-def _cell(value: dict[str, Any] | None) -> str:
-    if value is None:
-        return "–"
-    interval = value["interval"]
-    return number(value["value"]) + (f" {spread(value['value'], interval)}" if interval else "")
-
-
-def page_of(stories: list[Story], out: Path) -> str:
+def page_of(columns: Sequence[Column], out: Path) -> str:
     """Write the comparison page; returns a sentence about it."""
+    stories = [column for column in columns if isinstance(column, Story)]
     made = []
-    for title, group, make in PANELS:
+    for title, whose, make in PANELS:
+        given = stories if whose == "runs" else columns
         try:
-            content = make(stories)
+            content = make(given) if given else None
         except FAILURES as error:
-            content = Content("words", f"This could not be drawn. {reason(error)}")
+            content = missing(error)
         if content:
-            made.append(Made(title, group, content))
+            made.append(Made(title, "wide", content))
     runs = [
         {
             "name": story.name,
             "recipe": story.run.config.recipe,
             "data": story.run.dataset.get("name", story.run.data_words),
-            "summary": story.recipe.summary,
             "step": f"step {count(story.step)} of {count(story.steps)}",
+            "best": "" if story.best is None else f"best at step {count(story.best)}",
             "time": duration(story.seconds) + " of training" if story.seconds else "",
             "health": page.health(story),
             "command": story.run.command(),
         }
         for story in stories
     ]
-    title = " and ".join(story.name for story in stories)
-    return write("comparison.html", {"title": title, "runs": runs, "panels": made}, out)
+    title = " and ".join(column.name for column in columns)
+    amounts = (
+        (len(stories), "run", "runs"),
+        (len(columns) - len(stories), "file of measurements", "files of measurements"),
+    )
+    heading = " and ".join(f"{amount} {one if amount == 1 else many}" for amount, one, many in amounts if amount)
+    return write("comparison.html", {"title": title, "heading": heading, "runs": runs, "panels": made}, out)
 
 
 def samples(stories: list[Story]) -> Content | None:
@@ -243,34 +181,57 @@ def watched(stories: list[Story]) -> Content | None:
 def _overlaid(stories: list[Story], name: str) -> tuple[Line, ...]:
     """A line for each run that has the series; a run has one colour in all charts."""
     return tuple(
-        Line(story.name, *story.series[name], PALETTE[position % len(PALETTE)])
-        for position, story in enumerate(stories)
+        Line(story.name, *story.series[name], color)
+        for story, color in zip(stories, colors(len(stories)), strict=True)
         if name in story.series
     )
 
 
-def measurements(stories: list[Story]) -> Content:
-    rows = rows_of(stories)
+def measurements(columns: Sequence[Column]) -> Content:
+    """The table: what was measured alike, and what is set apart."""
+    rows = export.ordered(rows_of(columns))
     if not rows:
-        return Content("words", "Nothing has been measured yet; `tasvir evaluate RUN` does.")
-    told = [
-        {
-            "metric": row["metric"].replace("_", " "),
-            "cells": [_cell(row["values"].get(story.name)) for story in stories],
-            "apart": row["apart"],
-            "passport": measured({"metric": "", "value": 0.0, "passport": row["passport"]})["passport"],
-        }
-        for row in rows
-    ]
-    words = "Numbers share a row only if they were measured the same way."
-    return Content(
-        "compared", words, {"names": [s.name for s in stories], "together": [row for row in told if not row["apart"]],
-                            "apart": [row for row in told if row["apart"]], "passports": passports(told)}
-    )  # fmt: skip
+        return Content("words", export.NOTHING)
+    names = [column.name for column in columns]
+    groups: dict[str | None, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["apart"], []).append(row)
+    values = {
+        "together": _tabled(groups.pop(None, []), names),
+        "apart": {
+            why: _tabled(some, [n for n in names if any(n in row["values"] for row in some)])
+            for why, some in groups.items()
+        },
+        "passports": passports(export.passported(rows)),
+        "legend": legend(rows),
+        "marked": export.MARKED if any(row["best"] for row in rows) else "",
+        "notes": export.notes_of(rows),
+    }
+    return Content("compared", "Numbers share a row only if they were measured the same way.", values)
 
 
-def settings(stories: list[Story]) -> Content:
+def _tabled(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Some rows for the page, with a cell for each name: value, interval, and whether it is marked."""
+    told = []
+    for row in rows:
+        limit = export.real(row)
+        cells = [(*_cell(row["values"].get(name)), name in row["best"]) for name in names]
+        words = {"metric": row["metric"].replace("_", " "), "real": "" if limit is None else number(limit)}
+        told.append(row | words | {"cells": cells})
+    return {"names": names, "rows": told}
+
+
+def _cell(cell: dict[str, Any] | None) -> tuple[str, str]:
+    """A value, and its interval."""
+    if cell is None:
+        return "–", ""
+    return number(cell["value"]), spread(cell["value"], cell["interval"]) if cell["interval"] else ""
+
+
+def settings(stories: list[Story]) -> Content | None:
     """Settings whose values differ; those that only some of the recipes have, and agree in, are kept apart."""
+    if len(stories) < 2:
+        return None
     paths = dict.fromkeys(["recipe", *(path for story in stories for path in story.settings)])
     differing, own = [], []
     for path in paths:
@@ -292,16 +253,18 @@ NONE = "·"
 def _setting(story: Story, path: str) -> str:
     if path == "recipe":
         return story.run.config.recipe
-    return page.plain(story.settings[path][0]) if path in story.settings else NONE
+    return plain(story.settings[path][0]) if path in story.settings else NONE
 
 
-PANELS = (
-    ("Samples from the same seeds", "wide", samples),
-    ("Reconstructions", "wide", reconstructions),
-    ("Interpolations", "wide", interpolations),
-    ("Measurements", "wide", measurements),
-    ("Losses", "wide", curves),
-    ("Also watched", "wide", watched),
-    ("Settings that differ", "wide", settings),
+PANELS: tuple[tuple[str, str, Callable[[Any], Content | None]], ...] = (
+    ("Samples from the same seeds", "runs", samples),
+    ("Reconstructions", "runs", reconstructions),
+    ("Interpolations", "runs", interpolations),
+    ("Measurements", "all", measurements),
+    ("Precision and recall", "all", precision_recall),
+    ("Measured while training", "all", while_training),
+    ("Losses", "runs", curves),
+    ("Also watched", "runs", watched),
+    ("Settings that differ", "runs", settings),
 )
-"""Title, group and function of each panel of a comparison."""
+"""Title of each panel of a comparison; whether it is of the runs only, or of other measurements too; its function."""

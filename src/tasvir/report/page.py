@@ -8,9 +8,10 @@ from typing import Any
 
 from tasvir import __version__
 from tasvir.config import Refused, flag
-from tasvir.report import charts, panels, sheets
+from tasvir.report import charts, content, panels, sheets
 from tasvir.report.figures import PALETTE
 from tasvir.report.story import FAILURES, Story
+from tasvir.report.table import plain
 
 BUDGET = 5_000_000
 """Bytes a page may have."""
@@ -35,7 +36,7 @@ def report(folders: tuple[Path, ...], out: Path) -> str:
         "health": health(story),
         "unfinished": unfinished(story),
         "pictures": list(zip(pictures, spans(len(pictures)), strict=True)),
-        "others": [panel for panel in made if panel.group != "pictures"],
+        "others": beside([panel for panel in made if panel.group != "pictures"]),
     }
     return write("run.html", values, out)
 
@@ -48,6 +49,7 @@ def facts(story: Story) -> list[tuple[str, str, str]]:
     pixels, color = story.run.pictures.size, "grey" if story.run.pictures.channels == 1 else "colour"
     found = [
         ("step", charts.count(story.step), f"of {charts.count(story.steps)}"),
+        *best(story),
         ("pictures seen", charts.count(seen), epochs),
         (
             "trained on",
@@ -68,6 +70,16 @@ def facts(story: Story) -> list[tuple[str, str, str]]:
     if machines:
         found.append(("on", list(machines)[-1].split(",")[0], "; ".join(machines)))
     return [*found, ("seed", str(config.seed), "")]
+
+
+def best(story: Story) -> list[tuple[str, str, str]]:
+    """The step kept as best, and by which measurement; nothing where none was kept."""
+    if story.best is None:
+        return []
+    during = [line for line in story.measurements if "during" in line]
+    found = [line for line in during if line.get("passport", {}).get("step") == story.best]
+    more = f"by {found[0]['metric'].replace('_', ' ')}, {charts.number(found[0]['value'])}" if found else ""
+    return [("best step", charts.count(story.best), more)]
 
 
 def health(story: Story) -> list[tuple[str, str]]:
@@ -113,6 +125,18 @@ def spans(number: int) -> list[int]:
     return rows.get(number) or [*[4] * (number - number % 3), *[12 // (number % 3 or 1)] * (number % 3)]
 
 
+def beside(panels: list[content.Made]) -> list[tuple[content.Made, int]]:
+    """Panels with their twelfths of the width: two half ones in a row share it, one alone fills it."""
+    found: list[tuple[content.Made, int]] = []
+    for panel in panels:
+        if panel.group == "half" and found and found[-1][0].group == "half" and found[-1][1] == 12:
+            found[-1] = (found[-1][0], 6)
+            found.append((panel, 6))
+        else:
+            found.append((panel, 12))
+    return found
+
+
 def write(template: str, values: dict[str, Any], out: Path) -> str:
     """Render within `BUDGET`, pictures and curves getting less and less until it fits, and write."""
     for allowance in (1.0, 0.7, 0.5, 0.3, 0.15, 0.05):
@@ -123,12 +147,17 @@ def write(template: str, values: dict[str, Any], out: Path) -> str:
         raise Refused(
             f"The page would have {len(page) / 1e6:.1f} MB, more than {BUDGET / 1e6:.0f}; report fewer runs at once."
         )
+    save(out, page)
+    return f"The page is {out} ({size(len(page))}); it opens from disk in any browser."
+
+
+def save(out: Path, content: bytes) -> None:
+    """Write a file and the folders above it. Raises `Refused` if that cannot be done."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(page)
+        out.write_bytes(content)
     except OSError as error:
         raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
-    return f"The page is {out} ({size(len(page))}); it opens from disk in any browser."
 
 
 def size(number: int) -> str:
@@ -156,17 +185,6 @@ def _render(template: str, values: dict[str, Any], allowance: float) -> str:
         "version": __version__,
     }
     return environment.get_template(template).render(values)
-
-
-def plain(value: Any) -> str:
-    """A setting's value for a person."""
-    if value is None:
-        return "—"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(plain(item) for item in value)
-    return str(value)
 
 
 def codes(text: str) -> Any:

@@ -1,36 +1,21 @@
 """The panels of a run's page, as a table: title, the abilities it needs, and the function that makes it."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tasvir.config import Refused
-from tasvir.report.charts import Chart, Line, cloud, count, number
+from tasvir.report.charts import Chart, Line, cloud, count
+from tasvir.report.content import Content, Made, missing, reason
 from tasvir.report.figures import PALETTE, class_colors
+from tasvir.report.measurements import measurements, nearest, precision_recall, while_training
 from tasvir.report.sheets import Film, Sheet
 from tasvir.report.story import FAILURES, Story
 
 FIRST_SEED = 1000
 """Of the fresh samples; the timeline's begin at 0."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """What fills a panel."""
-
-    kind: str
-    """The template's macro that sets it."""
-    words: str
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def __getattr__(self, name: str) -> Any:
-        """The template reads a value as an attribute."""
-        try:
-            return self.__dict__["values"][name]
-        except KeyError:
-            raise AttributeError(name) from None
 
 
 @dataclass(frozen=True)
@@ -44,15 +29,6 @@ class Panel:
     """pictures stand side by side; wide panels have a row of their own; half ones share it."""
 
 
-@dataclass(frozen=True)
-class Made:
-    """A panel with its content, or with the reason why there is none."""
-
-    title: str
-    group: str
-    content: Content
-
-
 def make(story: Story, panels: tuple[Panel, ...]) -> list[Made]:
     """All panels that the run can have."""
     made = []
@@ -62,16 +38,10 @@ def make(story: Story, panels: tuple[Panel, ...]) -> list[Made]:
         try:
             content = panel.make(story)
         except FAILURES as error:
-            content = Content("words", f"This could not be drawn. {reason(error)}")
+            content = missing(error)
         if content:
             made.append(Made(panel.title, panel.group, content))
     return made
-
-
-def reason(error: Exception) -> str:
-    """What went wrong, short enough for a panel."""
-    said = " ".join(str(error).split())
-    return said if len(said) <= 180 else said[:179].rsplit(" ", 1)[0] + " …"
 
 
 def samples(story: Story) -> Content:
@@ -228,54 +198,6 @@ def watched(story: Story) -> Content | None:
     return Content("charts", "Logged, but not trained on.", {"charts": charts, "small": True})
 
 
-def measurements(story: Story) -> Content:
-    from tasvir.report.compare import comparable
-
-    rows: dict[str, dict[str, Any]] = {}
-    for line in story.measurements:
-        key = f"{line['metric']} {comparable(line)} {line.get('passport', {}).get('step')}"
-        rows.pop(key, None)
-        rows[key] = measured(line)
-    expected = [
-        {"metric": e.metric, "value": number(e.value), "passport": e.passport, "command": e.command}
-        for e in story.recipe.expect
-    ]
-    name = story.run.config.recipe
-    words = "" if rows else f"Nothing has been measured yet; `tasvir evaluate {story.run.folder}` does."
-    values = {"rows": list(rows.values()), "expected": expected, "recipe": name, "passports": passports(rows.values())}
-    return Content("measurements", words, values)
-
-
-def measured(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of measurements.jsonl as words."""
-    interval = line.get("interval")
-    return {
-        "metric": line["metric"].replace("_", " "),
-        "value": number(line["value"]),
-        "interval": spread(line["value"], interval) if interval else "",
-        "real": number(line["real"]) if isinstance(line.get("real"), int | float) else "",
-        "n": count(line["n"]) if isinstance(line.get("n"), int) else "",
-        "step": line.get("passport", {}).get("step", ""),
-        "passport": [(str(key).replace("_", " "), value) for key, value in line.get("passport", {}).items()],
-    }
-
-
-def spread(value: float, interval: list[float]) -> str:
-    """A 95 % interval as ± half of it, or from its low to its high end where the value is not in its middle."""
-    low, high = value - interval[0], interval[1] - value
-    if abs(low - high) <= 0.02 * abs(low + high):
-        return f"± {low:.2g}"
-    return f"{number(interval[0])} to {number(interval[1])}"
-
-
-def passports(rows: Iterable[dict[str, Any]]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """Each passport once, under the names of the metrics that carry it."""
-    found: dict[str, tuple[list[str], list[tuple[str, Any]]]] = {}
-    for row in rows:
-        found.setdefault(repr(row["passport"]), ([], row["passport"]))[0].append(row["metric"])
-    return [(", ".join(dict.fromkeys(metrics)), pairs) for metrics, pairs in found.values()]
-
-
 def data(story: Story) -> Content:
     about = story.run.dataset
     counts, pictures = about.get("counts", {}), story.run.pictures
@@ -320,9 +242,12 @@ PANELS: tuple[Panel, ...] = (
     Panel("Manifold", ("decode",), manifold),
     Panel("Latent space", ("encode",), scatter),
     Panel("Interpolations", ("decode",), interpolations),
+    Panel("Nearest training pictures", (), nearest),
+    Panel("Measurements", (), measurements, "wide"),
+    Panel("Measured while training", (), lambda story: while_training([story]), "wide"),
     Panel("Losses", (), losses, "wide"),
     Panel("Also watched", (), watched, "wide"),
-    Panel("Measurements", (), measurements, "half"),
+    Panel("Precision and recall", (), lambda story: precision_recall([story]), "half"),
     Panel("The pictures", (), data, "half"),
     Panel("Train it again", (), again, "wide"),
     Panel("Settings", (), settings, "wide"),

@@ -29,6 +29,8 @@ class Sheet:
     """Bytes its data URI may have."""
     spaced: bool = True
     """Whether there is space between its pictures."""
+    lead: int = 0
+    """So many times as much space more after the first column."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,12 @@ def laid_out(sheet: Sheet) -> Image.Image:
     gap = max(1, width // 16) if sheet.spaced else 0
     groups = math.ceil(sheet.columns / sheet.group)
     rows = math.ceil(number / sheet.columns)
-    across = sheet.columns * width + (groups - 1) * gap
+    across = sheet.columns * width + (groups - 1 + sheet.lead) * gap
     canvas = np.zeros((rows * (height + gap) - gap, across, 4), np.uint8)
     for position, image in enumerate(sheet.images):
         row, column = divmod(position, sheet.columns)
-        top, left = row * (height + gap), column * width + column // sheet.group * gap
+        spaces = column // sheet.group + (sheet.lead if column else 0)
+        top, left = row * (height + gap), column * width + spaces * gap
         canvas[top : top + height, left : left + width, :3] = image
         canvas[top : top + height, left : left + width, 3] = 255
     return Image.fromarray(canvas)

@@ -14,6 +14,7 @@ from tasvir.drawing import Opened
 from tasvir.models import recipe
 from tasvir.report.charts import count
 from tasvir.report.sheets import Sheet, cut
+from tasvir.report.table import is_measurement
 from tasvir.runs import Run
 from tasvir.training.state import summary
 
@@ -93,8 +94,13 @@ class Story:
     @cached_property
     def measurements(self) -> list[dict[str, Any]]:
         """Lines of measurements.jsonl, oldest first."""
-        lines = self.run.lines("measurements.jsonl")
-        return [line for line in lines if "metric" in line and isinstance(line.get("value"), int | float)]
+        return [line for line in self.run.lines("measurements.jsonl") if is_measurement(line)]
+
+    @cached_property
+    def best(self) -> int | None:
+        """The step of the checkpoint kept as `best`; None if there is none."""
+        checkpoint = self.run.best()
+        return None if checkpoint is None else checkpoint.step
 
     @cached_property
     def seconds(self) -> float | None:
