@@ -66,6 +66,7 @@ def tensor(images: np.ndarray) -> Tensor:
 
 def means(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of each channel; logits are the first pixels."""
+    assert images.dtype == torch.uint8 and images.shape[1] == 3
     return images.float().mean((2, 3)), images[:, :, 0, 0].float()
 
 
@@ -635,13 +636,13 @@ def test_torchvision_features_are_what_the_last_layer_is_given() -> None:
     whole = models.resnet18()
     whole.load_state_dict(network.state_dict(), strict=False)
     wanted = models.ResNet18_Weights.DEFAULT.transforms()
-    images = tensor(pictures(2, 50))
+    images = tensor(pictures(2, 300))
     resized = resize(images.float() / 255, [224, 224], antialias=True)
     with torch.inference_mode():
         inner = create_feature_extractor(whole.eval(), ["flatten"])
         expected = inner(normalize(resized, wanted.mean, wanted.std))["flatten"]
     assert expected.std(0).mean() > 0
-    assert extract(found, pictures(2, 50), np.empty).vectors == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-4)
+    assert extract(found, pictures(2, 300), np.empty).vectors == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-4)
 
 
 def test_timm_features_are_those_before_its_head() -> None:

@@ -128,6 +128,11 @@ def test_a_set_against_itself_and_copies_of_one_picture() -> None:
     assert inside.all() and reached.all() and covered.all() and density.mean() == 1
     inside, reached = manifolds.precision_recall(np.repeat(reference[:1], 200, 0), reference)
     assert inside.all() and reached.tolist() == [True] + [False] * 199
+    # Four copies of each of 50 pictures have radius 0, and only what is equal to them is within it.
+    copies = np.repeat(reference[:50], 4, 0)
+    assert (manifolds.radii(copies, 3) == 0).all()
+    inside, reached = manifolds.precision_recall(reference[:100], copies)
+    assert inside.tolist() == [True] * 50 + [False] * 50 and reached.all()
     with pytest.raises(Refused, match="3 neighbours"):
         manifolds.precision_recall(reference[:3], reference)
 

@@ -472,8 +472,9 @@ class Evaluate:
     """File with the weights of these features, where they cannot be fetched."""
     number: Number = 10_000
     """Pictures to measure with, at most."""
-    split: Literal["test", "train"] = "test"
-    """Part of the reference that pictures are held against."""
+    split: Literal["test", "train", "all"] | None = None
+    """Part of the reference that pictures are held against; left out, test, but all of a --reference folder that has
+    no split of its own."""
     draws: Count | None = None
     """Draws of the latent behind each picture's importance-weighted bound; left out, 50, or 5 above 64 px."""
     border: CountOrZero = 0

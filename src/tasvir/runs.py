@@ -217,7 +217,7 @@ class Run:
         return [Checkpoint(folder) for folder in sorted(self.checkpoint_folder.iterdir()) if folder.name.isdigit()]
 
     def save(self, step: int, files: dict[str, dict[str, "Tensor"]], state: dict[str, Any]) -> Checkpoint:
-        """Write a checkpoint aside, sync it, and rename it into place; then drop all but the newest `train.keep`.
+        """Write a checkpoint aside, sync it, and rename it into place; then drop all but the newest ones and the best.
 
         Raises `OutOfSpace` if it could not be written; the checkpoints before it are as they were.
         """
@@ -253,11 +253,15 @@ class Run:
                     else ""
                 )
             ) from None
+        self._prune()
+        return Checkpoint(target)
+
+    def _prune(self) -> None:
+        """Drop all checkpoints but the newest and the best."""
         best = self.best()
         for old in self.checkpoints()[: -self.config.train.keep]:
             if old != best:
                 shutil.rmtree(old.folder, ignore_errors=True)
-        return Checkpoint(target)
 
     def best(self) -> Checkpoint | None:
         """The checkpoint that the link `best` names; None where nothing was measured while training."""
@@ -273,6 +277,7 @@ class Run:
         partial.unlink(missing_ok=True)
         partial.symlink_to(Path("checkpoints") / checkpoint.folder.name, target_is_directory=True)
         partial.replace(self.folder / "best")
+        self._prune()
 
     def load_model(
         self, step: int | str | None = None, averaged: bool = True, device: Any = "cpu"

@@ -78,7 +78,7 @@ def class_shares(subject: Subject) -> list[Value]:
     names = subject.extractor.classes
     if not names:
         return []
-    made, real = subject.sample_features.logits, subject.real_features.logits
+    made, real = subject.sample_features.logits, subject.reference_features.logits
     assert made is not None and real is not None
     seen = made.argmax(1)
 

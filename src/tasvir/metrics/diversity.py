@@ -8,7 +8,7 @@ import numpy as np
 from tasvir.metrics.similarity import CHUNK, ms_ssim, scales, unit, window
 from tasvir.metrics.subject import Subject, chosen, rows
 from tasvir.metrics.values import Value, of_each
-from tasvir.training.health import relative_diversity
+from tasvir.training.health import mean_distances
 
 PAIRS = 1000
 """Pairs in all, spread evenly over the classes."""
@@ -55,12 +55,19 @@ def likeness(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def diversity(subject: Subject) -> list[Value]:
-    """`diversity`: mean distance between two samples over that between two reference pictures, in pixels."""
+    """`diversity`: mean distance between two samples over that between two reference pictures, in pixels.
+
+    The interval is of the samples: each is in many pairs, so the mean of all pairs varies by twice what the mean of as
+    many single values would (Hoeffding 1948, a U-statistic of two).
+    """
     most = min(2000, 20_000_000 // subject.reference[0].size)
     samples, real = (rows(images, chosen(len(images), most)) for images in (subject.samples, subject.reference))
     if len(real) < 2 or len(samples) < 2:
         return []
-    return [Value("diversity", relative_diversity(samples, real), None, len(samples), 1.0)]
+    distances, usual = mean_distances(samples), max(mean_distances(real).mean(), 1e-12)
+    value = float(distances.mean() / usual)
+    margin = 1.96 * 2 * float(distances.std(ddof=1)) / len(samples) ** 0.5 / usual
+    return [Value("diversity", value, (value - margin, value + margin), len(samples), 1.0)]
 
 
 def ms_ssim_diversity(subject: Subject) -> list[Value]:

@@ -14,6 +14,7 @@ from tasvir.core import Model
 from tasvir.data import Dataset
 from tasvir.drawing import Opened
 from tasvir.metrics import features, made, memorization
+from tasvir.metrics.features import Extractor
 from tasvir.metrics.subject import MadeSubject, PairsSubject, RunSubject, Subject, given_by, given_by_set
 from tasvir.metrics.table import METRICS
 from tasvir.metrics.values import Value
@@ -31,12 +32,14 @@ class Protocol:
     weights: Path | None = None
     number: int = 10_000
     seed: int = 0
-    split: str = "test"
+    split: str | None = None
+    """Part of the reference that pictures are held against; None is `test`, but `all` for a folder or archive without
+    a split of its own that other software's pictures are held against."""
     draws: int | None = None
     """Of the importance-weighted bound; None is 50, or 5 for pictures of more than 64 px."""
     border: int = 0
 
-    def extractor(self, dataset: Dataset) -> "features.Extractor":
+    def extractor(self, dataset: Dataset) -> Extractor:
         """The features asked for. Unasked, where the usual ones cannot be had, others, and a sentence about it."""
         if self.features is not None or "fid" in self.metrics or "fid_infinity" in self.metrics:
             return features.build(self.features or "inception", dataset, self.weights)
@@ -61,7 +64,7 @@ def of_run(
     """
     rows = _rows(protocol.metrics)
     opened = opened or Opened(folder, step=step)
-    subject = RunSubject(opened, protocol.split, protocol.number, protocol.seed, protocol.extractor)
+    subject = RunSubject(opened, protocol.split or "test", protocol.number, protocol.seed, protocol.extractor)
     passport = {
         "averaged": opened.run.config.train.average > 0,
         "recipe": opened.run.config.recipe,
@@ -87,11 +90,9 @@ def of_pictures(
     else:
         found = made.against(generated, reference, protocol.number)
         digest, notes = found.hash, found.notes
-        subject = MadeSubject(
-            found.images, found.labels, found.reference, protocol.split, protocol.seed, protocol.extractor
-        )
-    for note in notes:
-        print(note, file=sys.stderr)
+        split = protocol.split or ("test" if found.settled else "all")
+        subject = MadeSubject(found.images, found.labels, found.reference, split, protocol.seed, protocol.extractor)
+    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     passport = {"generated": Path(generated).name or generated, "generated_hash": digest}
     return _measured(subject, rows, protocol, passport, generated, out, figures, {})
 
@@ -142,7 +143,7 @@ def _measured(
         try:
             values = row.measure(subject)
         except Refused as error:
-            if rows:
+            if rows or row.features:
                 raise
             print(f"Not measured by {name}: {error}", file=sys.stderr)
             continue
@@ -176,8 +177,10 @@ _LACKS = {
     "samples": "samples",
     "pairs": "reconstructions or pairs",
     "labels": "classes in the reference",
+    "reference": "reference set",
     "asked": "samples that were asked for classes",
     "train": "training pictures at hand",
+    "test": "held-out pictures",
     "decode": "latent space to decode from",
     "encode": "encoder",
     "bound": "likelihood",
@@ -199,14 +202,13 @@ def _line(value: Value, passport: dict[str, Any], more: dict[str, Any]) -> dict[
 def _passport(subject: Subject, own: dict[str, Any]) -> dict[str, Any]:
     """What every number of a subject has in common."""
     data = subject.dataset
-    side = data.test if subject.split == "test" else data.train
     return {
         "reference": data.name,
         "split": subject.split,
-        "hash": side.hash,
+        "hash": subject.side.hash,
         "size": data.pictures.size,
         "channels": data.pictures.channels,
-        "reference_pictures": min(len(side), subject.number),
+        "reference_pictures": min(len(subject.side), subject.number),
         "extractor": "none",
         "resize": data.description.get("resize", "none"),
         **own,

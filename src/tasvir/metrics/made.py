@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tasvir.config import DataConfig, Refused
-from tasvir.data import Dataset, load
+from tasvir.data import DATASETS, Dataset, load
 from tasvir.data.decoding import Frame, Unreadable, whole, with_channels
 from tasvir.data.items import Items, absolute
 from tasvir.data.sources import find
@@ -31,7 +31,9 @@ class Made:
     hash: str
     """sha256 of the pixels."""
     reference: Dataset
-    notes: tuple[str, ...]
+    settled: bool
+    """Whether the reference came with a split of its own."""
+    notes: list[str]
     """Plain sentences: what was left out, resized or not understood."""
 
 
@@ -44,6 +46,7 @@ def against(generated: str, reference: DataConfig, number: int) -> Made:
     items = _items(generated, "--generated")
     side, first = _first(items, generated)
     dataset = load(reference, lambda own: own or side)
+    settled = reference.source[0] in DATASETS or any(find(reference).read().splits or ())
     size, channels = dataset.pictures.size, dataset.pictures.channels
     notes = []
     if side != size:
@@ -67,7 +70,7 @@ def against(generated: str, reference: DataConfig, number: int) -> Made:
         notes.append(f"Could not be used: {some}; {len(bad)} in all.")
     labels, said = _labels(generated, items, kept, dataset.pictures.classes)
     notes += said
-    return Made(images[: len(kept)], labels, digest.hexdigest(), dataset, tuple(notes))
+    return Made(images[: len(kept)], labels, digest.hexdigest(), dataset, settled, notes)
 
 
 def _items(path: str, flag: str) -> Items:

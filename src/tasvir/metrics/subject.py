@@ -1,5 +1,6 @@
 """What is measured: pictures that were made, the real ones they are held against, and the run, if one made them."""
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -30,7 +31,7 @@ class Subject:
     dataset: Dataset
     """The reference set."""
     split: str
-    """The part of it that pictures are held against: `test` or `train`."""
+    """The part of it that pictures are held against: `test`, `train` or `all`."""
     number: int
     """Most pictures to measure with."""
     seed: int
@@ -68,33 +69,39 @@ class Subject:
         return ""
 
     def has(self) -> set[str]:
-        """What metrics may ask for: `samples`, `pairs`, `labels` (of the reference), `asked` (labels of the samples),
-        `train` (training pictures at hand), and the abilities of the run's model."""
+        """What metrics may ask for: `samples`, `pairs`, `reference`, its `labels`, `asked` (labels of the samples),
+        `train` and `test` (pictures at hand), and the abilities of the run's model."""
         return given_by_set(self.dataset)
 
     # ---- what it is held against
 
-    @property
-    def _side(self) -> Split:
+    @cached_property
+    def side(self) -> Split:
+        """The whole part of the reference set that pictures are held against."""
+        if self.split == "all":
+            return _joined(self.dataset.train, self.dataset.test)
         return self.dataset.test if self.split == "test" else self.dataset.train
 
     @property
     def _other(self) -> Split:
+        """What is not in the reference: nothing, where that is all."""
+        if self.split == "all":
+            return Split(self.dataset.test.images[:0], None, "")
         return self.dataset.train if self.split == "test" else self.dataset.test
 
     @cached_property
     def reference(self) -> np.ndarray:
         """Real pictures that the made ones are held against: at most `number`, the same ones for every seed."""
-        return rows(self._side.images, chosen(len(self._side), self.number))
+        return rows(self.side.images, chosen(len(self.side), self.number))
 
     @cached_property
     def reference_labels(self) -> np.ndarray | None:
-        return _labels(self._side, self.number)
+        return _labels(self.side, self.number)
 
     @cached_property
     def real(self) -> np.ndarray:
-        """Real pictures in the place of samples: as many, or as there are, from the other split. What they reach is
-        what a perfect model would."""
+        """Real pictures in the place of samples: as many, or as there are, from the other split (none where all are the
+        reference). What they reach is what a perfect model would."""
         return rows(self._other.images, chosen(len(self._other), len(self.samples)))
 
     @cached_property
@@ -128,7 +135,7 @@ class Subject:
 
     @cached_property
     def reference_features(self) -> "Features":
-        return self._cached(self._side, self.number)
+        return self._cached(self.side, self.number)
 
     @cached_property
     def real_features(self) -> "Features":
@@ -265,9 +272,20 @@ def _no_extractor() -> "Extractor":
     raise Refused("Pairs are measured without features.")
 
 
+def _joined(train: Split, test: Split) -> Split:
+    """Both splits as one."""
+    parts = (
+        part[start : start + BATCH] for part in (train.images, test.images) for start in range(0, len(part), BATCH)
+    )
+    labels = None if train.labels is None or test.labels is None else np.concatenate([train.labels, test.labels])
+    digest = hashlib.sha256(f"{train.hash} {test.hash}".encode()).hexdigest()
+    return Split(spooled(parts, len(train) + len(test)), labels, digest)
+
+
 def given_by_set(dataset: Dataset) -> set[str]:
     """What a reference set gives, in the words of `Subject.has`."""
-    return ({"labels"} if dataset.pictures.classes else set()) | ({"train"} if len(dataset.train) else set())
+    there = {name for name, split in (("train", dataset.train), ("test", dataset.test)) if len(split)}
+    return there | {"reference"} | ({"labels"} if dataset.pictures.classes else set())
 
 
 def given_by(model: Any, dataset: Dataset) -> set[str]:

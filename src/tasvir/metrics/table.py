@@ -100,14 +100,14 @@ METRICS: dict[str, Metric] = {
     ),
     "memorization": Metric(
         memorization.memorization,
-        ("samples", "train"),
+        ("samples", "train", "test"),
         ("memorization", "near_copies"),
         "whether training pictures are repeated",
         features=True,
     ),
     "path-length": Metric(
         paths.perceptual_path_length,
-        ("decode",),
+        ("decode", "samples"),
         ("ppl_z", "ppl_w"),
         "smoothness of the latent space; needs LPIPS's weights",
         asked=True,
@@ -126,7 +126,7 @@ METRICS: dict[str, Metric] = {
     ),
     "reconstruction-frechet": Metric(
         frechet.frechet_of_pairs,
-        ("pairs", "train"),
+        ("pairs", "reference"),
         ("reconstruction_frechet", "reconstruction_fid"),
         "Fréchet distance of reconstructions, to stand beside that of samples",
         features=True,

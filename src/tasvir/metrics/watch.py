@@ -7,7 +7,6 @@ from tasvir.metrics.directions import better, loss
 from tasvir.models import recipe
 from tasvir.runs import Run
 
-
 DRAWS = 5
 """Of the importance-weighted bound: to tell checkpoints apart, few are enough."""
 
@@ -20,7 +19,9 @@ class Watch:
         settings = run.config.train
         self.run, self.dataset = run, dataset
         metrics = settings.evaluate_metrics or (recipe(run.config.recipe).best,)
-        self.protocol = evaluate.Protocol(metrics, settings.evaluate_features, number=settings.evaluate_number, draws=DRAWS)
+        self.protocol = evaluate.Protocol(
+            metrics, settings.evaluate_features, number=settings.evaluate_number, draws=DRAWS
+        )
         evaluate.check(recipe(run.config.recipe).model, dataset, self.protocol)
 
     def __call__(self, step: int) -> list[str]:

@@ -78,9 +78,11 @@ class Health:
 
 def relative_diversity(samples: np.ndarray, real: np.ndarray) -> float:
     """Mean distance between two samples over that between two real pictures; both uint8 [N,H,W,C]. 1 is as varied."""
-    from scipy.spatial.distance import pdist
+    return float(mean_distances(samples).mean() / max(mean_distances(real).mean(), 1e-12))
 
-    def mean_distance(images: np.ndarray) -> float:
-        return float(pdist(np.asarray(images).reshape(len(images), -1) / 255).mean())
 
-    return mean_distance(samples) / max(mean_distance(real), 1e-12)
+def mean_distances(images: np.ndarray) -> np.ndarray:
+    """Each picture's mean distance to the others, [N], in pixels from 0 to 1; uint8 [N,H,W,C], at least two."""
+    from scipy.spatial.distance import pdist, squareform
+
+    return squareform(pdist(np.asarray(images).reshape(len(images), -1) / 255)).sum(1) / (len(images) - 1)

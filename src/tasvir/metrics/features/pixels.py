@@ -56,9 +56,7 @@ def principal_components(values: np.ndarray, number: int) -> tuple[np.ndarray, n
     from sklearn.decomposition import PCA
 
     found = PCA(min(number, len(values) - 1, values.shape[1]), random_state=0).fit(values)
-    components = found.components_
-    largest = components[np.arange(len(components)), np.abs(components).argmax(1)]
-    return found.mean_.astype(np.float32), (components * np.sign(largest)[:, None]).astype(np.float32)
+    return found.mean_.astype(np.float32), found.components_.astype(np.float32)
 
 
 def _values(images: Tensor) -> Tensor:
