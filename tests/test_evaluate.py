@@ -96,6 +96,14 @@ def test_measured_twice_the_same_numbers(trained: dict[str, Path]) -> None:
     assert other[0]["value"] != next(line["value"] for line in once if line["metric"] == "diversity")
 
 
+def test_help_and_docs_tell_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    help_text = tasvir(capsys, "evaluate", "--help")[1]
+    docs = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    for name, row in METRICS.items():
+        assert name in help_text, name
+        assert all(f"`{number}`" in docs for number in row.gives if "fid_" not in number), row.gives
+
+
 # Known answers
 
 

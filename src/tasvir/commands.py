@@ -464,7 +464,10 @@ class Evaluate:
     labels: str | None = None
     """Which attribute of the reference is the class, for sets that have several."""
     metrics: tuple[str, ...] = ()
-    """Which; left out, all that fit and need nothing to be fetched."""
+    """Which, by these names or by those of their numbers; left out, all that fit and need nothing to be fetched.
+    Sets: frechet kid inception-score precision-recall prd sliced-wasserstein classes label-agreement
+    classification-accuracy ms-ssim-diversity diversity nearest-class memorization path-length. Pairs: pixels structure
+    lpips super-resolution reconstruction-frechet. Likelihood: bound. Latents: disentanglement."""
     features: str | None = None
     """In which features distances are measured: classifier, inception, dinov2, clip, pixels, timm:NAME,
     torchvision:NAME; left out, classifier for drawn sets with classes, else inception."""

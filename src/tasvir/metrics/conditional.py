@@ -3,7 +3,7 @@ from samples alone (the classification accuracy score of Ravuri and Vinyals 2019
 
 import numpy as np
 
-from tasvir.metrics.features.classifier import STEPS, fit, predict
+from tasvir.metrics.features.classifier import fit, predict, usual_steps
 from tasvir.metrics.features.extraction import extract
 from tasvir.metrics.subject import Subject, spool
 from tasvir.metrics.values import Value, bootstrap, of_share
@@ -66,7 +66,7 @@ def classification_accuracy(subject: Subject) -> list[Value]:
     if labels is not None and len(labels):
         real, number = float(hits(subject.real, labels, "classifier of real pictures").mean()), len(labels)
     found = hits(subject.samples, asked, "classifier of samples")
-    passport = {"steps": STEPS, "taught_with": len(asked), "real_taught_with": number}
+    passport = {"steps": usual_steps(len(asked)), "taught_with": len(asked), "real_taught_with": number}
     return [of_share("classification_accuracy", found, real=real, passport=passport)]
 
 

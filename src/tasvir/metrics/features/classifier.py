@@ -91,8 +91,7 @@ def fit(
     than 100 steps and no more than 400. The same `seed` gives the same weights on the same machine, and torch's own
     random state is left as it was. `what` is shown on a terminal when it takes long.
     """
-    fewest, most = STEPS
-    steps = steps or min(max(PASSES * len(images) // BATCH, fewest), most)
+    steps = steps or usual_steps(len(images))
     labels, network = np.asarray(labels), _fresh(images.shape[-1], classes, seed)
     device = network.linear.weight.device
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -108,6 +107,12 @@ def fit(
             schedule.step()
             advance(1)
     return network.eval().requires_grad_(False)
+
+
+def usual_steps(number: int) -> int:
+    """Steps of training with so many pictures."""
+    fewest, most = STEPS
+    return min(max(PASSES * number // BATCH, fewest), most)
 
 
 def predict(network: nn.Module, images: np.ndarray) -> np.ndarray:

@@ -50,8 +50,8 @@ def extractor(dataset: Dataset) -> Extractor:
 def principal_components(values: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
     """The mean [D] of rows [N,D] and their first principal components [K,D], K at most `number`, N-1 and D; float32.
 
-    Orthonormal, by falling variance; the largest entry of each is positive. Found by randomized projections where N and
-    D are large (Halko et al. 2011, arXiv 0909.4061), the same ones each time.
+    Orthonormal, by falling variance; found by randomized projections where N and D are large (Halko et al. 2011,
+    arXiv 0909.4061), the same ones each time.
     """
     from sklearn.decomposition import PCA
 

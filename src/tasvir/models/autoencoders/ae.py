@@ -64,7 +64,8 @@ class Autoencoder(Model):
 
 MNIST = (
     "MNIST test split (10,000 pictures), pixels in [0,1], averaged weights, training and sampling seed 0; "
-    "2 cores of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
+    "2 cores of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0; distances in the features of the classifier "
+    "with accuracy 0.9926 and sha256 782ea0ad…"
 )
 """Where and how the numbers of these recipes were measured."""
 
