@@ -81,6 +81,8 @@ AE = Recipe(
         MNIST,
         reconstruction_mse=0.00729,
         reconstruction_mae=0.0285,
+        reconstruction_ssim=0.915,
+        reconstruction_frechet=0.612,
     ),
 )
 
