@@ -279,6 +279,19 @@ BAD = [
     (["evaluate", "{run}", "--step", "worst"], "--step"),
     (["train", "vae", "--data", "digits", "--train.evaluate-every", "2", "--train.evaluate-metrics", "fiid"], "metric"),
     (["train", "ae", "--data", "digits", "--train.evaluate-every", "2", "--train.evaluate-metrics", "kid"], "samples"),
+    (
+        ["train", "vae", "--data", "digits", "--train.evaluate-every", "2", "--train.evaluate-metrics", "rate"],
+        "neither",
+    ),
+    (["evaluate", "{run}", "--metrics", "disentanglement"], "known factors"),
+    (["evaluate", "{run}", "--metrics", "kid", "-n", "3"], "too few pictures"),
+    (["evaluate", "{run}", "--metrics", "fid", "--features", "classifier"], "called frechet"),
+    (["evaluate", "{run}", "--generated", "digits"], "not both"),
+    (
+        ["evaluate", "--generated", "digits", "--reference", "digits", "--pairs", "--size", "8"],
+        "does not go with --pairs",
+    ),
+    (["evaluate", "--generated", "digits", "--reference", "digits", "--out", "/proc/x.jsonl"], "cannot be written"),
 ]
 
 
@@ -340,6 +353,36 @@ def test_a_worse_checkpoint_does_not_become_the_best(tmp_path: Path) -> None:
     assert kept is not None and kept.step == 4 and run.best() == kept and run.latest().step == 12
 
 
+def test_a_kill_before_the_link_is_made_good_when_training_goes_on(tmp_path: Path) -> None:
+    run, data = tiny_run("ae", tmp_path / "run", steps=4, evaluate_every=2, checkpoint_every=2, keep=2)
+    train(run, data, measure=Watch(run, data))
+    lines = run.lines("measurements.jsonl")
+    for line in lines:  # as if step 2 had been the best
+        line["value"] = line["passport"]["step"] / 1000
+    (run.folder / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run.folder / "best").unlink()
+    longer = replace(run, config=replace(run.config, train=replace(run.config.train, steps=8)))
+    train(longer, data, measure=Watch(longer, data))
+    best = run.best()
+    assert best is not None and best.step == 2 and 2 in [checkpoint.step for checkpoint in run.checkpoints()]
+
+
+def test_the_number_asked_for_decides_and_trouble_does_not_end_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, watch = watched("gan", tmp_path / "run", steps=6, evaluate_metrics=("recall",))
+    values = {line["passport"]["step"]: line["value"] for line in watch.lines() if line["metric"] == "recall"}
+    best = run.best()
+    assert best is not None and best.step == max(values, key=values.__getitem__)
+
+    def broken(*_: object, **__: object) -> list:
+        raise Refused("The disk is full.")
+
+    monkeypatch.setattr(evaluate, "of_run", broken)
+    other, _ = watched("gan", tmp_path / "other", steps=4)
+    assert other.latest().step == 4 and "was not measured: The disk is full." in capsys.readouterr().err
+
+
 def test_measuring_changes_no_weight_and_a_resumed_run_measures_on(tmp_path: Path) -> None:
     """With and without measuring, broken and unbroken: the same bits, and the same lines."""
     run, watch = watched("vae", tmp_path / "whole")
@@ -375,6 +418,31 @@ def test_training_by_command_measures_and_samples_from_the_best(
 
 
 # The reference
+
+
+def test_few_pictures_are_measured_by_what_they_allow(
+    trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unasked metrics that need more pictures say so and are left out; the others say what they are worth."""
+    for number in (1, 2, 5):
+        lines = of_run(trained["dcgan"], Protocol(number=number))
+        assert lines, number
+        said = capsys.readouterr().err
+        assert "Not measured by precision-recall" in said
+    assert any("kid" in line.get("note", "") for line in lines)
+
+
+def test_the_training_pictures_stand_in_the_passport_of_what_depends_on_them(tmp_path: Path) -> None:
+    found = []
+    for limit in (100, 200):
+        run, data = tiny_run("gan", tmp_path / str(limit))
+        config = replace(run.config, data=replace(run.config.data, limit=limit))
+        run = replace(run, config=config)
+        train(run, data)
+        run.write_config()
+        lines = of_run(run.folder, Protocol(("nearest-class", "memorization"), features="pixels", number=40))
+        found.append({line["metric"]: line["passport"]["known"] for line in lines})
+    assert len(found[0]) == 5 and all(found[0][metric] != found[1][metric] for metric in found[0])
 
 
 def test_the_same_pictures_are_chosen_every_time_and_from_all_over() -> None:

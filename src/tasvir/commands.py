@@ -445,6 +445,10 @@ class Recipes:
         print(listing.recipes(self.recipe, self.json))
 
 
+_ALONE = ("size", "split", "features", "weights", "labels")
+"""Settings of `tasvir evaluate` that mean nothing for pairs."""
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Measure a run, or pictures that any software made; each number comes with its passport (docs/metrics.md).
@@ -472,7 +476,7 @@ class Evaluate:
     """In which features distances are measured: classifier, inception, dinov2, clip, pixels, timm:NAME,
     torchvision:NAME; left out, classifier for drawn sets with classes, else inception."""
     weights: Path | None = None
-    """File with the weights of these features, where they cannot be fetched."""
+    """File with the weights of the features inception, where they cannot be fetched."""
     number: Number = 10_000
     """Pictures to measure with, at most."""
     split: Literal["test", "train", "all"] | None = None
@@ -515,7 +519,9 @@ class Evaluate:
                 "`tasvir evaluate` wants a run folder, or pictures made by other software:\n"
                 "tasvir evaluate RUN, or tasvir evaluate --generated DIR --reference DIR|NAME."
             )
-        own = ("generated", "reference", "pairs", "size", "labels", "out", "figures")
+        if self.run is not None and self.generated is not None:
+            raise Refused(f"Name either a run ({self.run}) or --generated {self.generated}, not both.")
+        own = ("reference", "pairs", "size", "labels", "out", "figures")
         usual = {field.name: field.default for field in fields(self)}
         if self.run is not None:
             given = [name for name in own if getattr(self, name) != usual[name]]
@@ -527,10 +533,18 @@ class Evaluate:
             raise Refused(
                 f"--generated {self.generated} wants --reference: a folder of real pictures, or a set by name."
             )
+        elif self.pairs and (given := [name for name in _ALONE if getattr(self, name) != usual[name]]):
+            raise Refused(f"--{given[0]} does not go with --pairs, which measures pictures as they are, in pairs.")
         elif self.step is not None:
             raise Refused("--step is of a run; generated pictures have none.")
         if self.out is not None and self.out.suffix != ".jsonl":
             raise Refused(f"--out {self.out} must end in .jsonl; its lines are what `tasvir compare` reads.")
+        if self.out is not None:
+            try:
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+                self.out.open("a").close()
+            except OSError as error:
+                raise Refused(f"--out {self.out} cannot be written: {error.strerror or error}.") from None
 
 
 @dataclass(frozen=True)

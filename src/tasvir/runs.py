@@ -362,10 +362,10 @@ def write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Append one JSON line."""
+def append(path: Path, *lines: dict[str, Any]) -> None:
+    """Append JSON lines, in one piece."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -40,27 +40,44 @@ class Protocol:
     border: int = 0
 
     def extractor(self, dataset: Dataset) -> Extractor:
-        """The features asked for. Unasked, where the usual ones cannot be had, others, and a sentence about it."""
-        if self.features is not None or "fid" in self.metrics or "fid_infinity" in self.metrics:
+        """The features asked for. Unasked, where the usual ones cannot be had, others, and a sentence about it.
+
+        Raises `Refused` where those asked for cannot be had, or none.
+        """
+        fid = next((word for word in self.metrics if word.removeprefix("reconstruction_").startswith("fid")), None)
+        if fid and self.features not in (None, "inception"):
+            raise Refused(f"{fid} is by the features inception, not {self.features}; by others it is called frechet.")
+        if self.features or fid or self.weights:
             return features.build(self.features or "inception", dataset, self.weights)
-        names = dict.fromkeys([features.default(dataset), "classifier", "pixels"])
-        for name in names:
+        usual = features.default(dataset)
+        try:
+            return features.build(usual, dataset)
+        except Refused as error:
+            print(error, file=sys.stderr)
+        others = ["classifier", "pixels"] if usual != "classifier" and dataset.pictures.classes else ["pixels"]
+        for name in others:
             try:
-                return features.build(name, dataset, self.weights)
+                found = features.build(name, dataset)
+                print(f"So distances are measured in the features {name}.", file=sys.stderr)
+                return found
             except Refused as error:
-                if name == "pixels":
+                if name == others[-1]:
                     raise
-                if name != "classifier" or name == next(iter(names)):
-                    print(f"{error}\nMeasuring in other features instead.", file=sys.stderr)
+                print(error, file=sys.stderr)
         raise AssertionError
 
 
 def of_run(
-    folder: Path, protocol: Protocol, step: int | str | None = None, opened: Opened | None = None, **line: Any
+    folder: Path,
+    protocol: Protocol,
+    step: int | str | None = None,
+    opened: Opened | None = None,
+    training: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure a run, append every number to its measurements.jsonl, and return them as they stand there.
 
-    `line` is put into each. Raises `Refused` for a metric that does not exist or that the run cannot be measured by.
+    While `training`, they say so and are appended all at once or not at all. Raises `Refused` for a metric that does not
+    exist or that the run cannot be measured by.
     """
     rows = _rows(protocol.metrics)
     opened = opened or Opened(folder, step=step)
@@ -72,7 +89,13 @@ def of_run(
     }
     figures = opened.run.folder / "figures"
     out = opened.run.folder / "measurements.jsonl"
-    return _measured(subject, rows, protocol, passport, f"{opened.run.config.recipe} of {folder}", out, figures, line)
+    what = f"{opened.run.config.recipe} of {folder}"
+    if not training:
+        return _measured(subject, rows, protocol, passport, what, out, figures)
+    found = _measured(subject, rows, protocol, passport, what, None, None)
+    lines = [{**line, "during": "training"} for line in found]
+    append(out, *lines)
+    return lines
 
 
 def of_pictures(
@@ -91,18 +114,28 @@ def of_pictures(
         found = made.against(generated, reference, protocol.number)
         digest, notes = found.hash, found.notes
         split = protocol.split or ("test" if found.settled else "all")
-        subject = MadeSubject(found.images, found.labels, found.reference, split, protocol.seed, protocol.extractor)
+        subject = MadeSubject(
+            found.images, found.labels, found.reference, split, protocol.number, protocol.seed, protocol.extractor
+        )
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     passport = {"generated": Path(generated).name or generated, "generated_hash": digest}
-    return _measured(subject, rows, protocol, passport, generated, out, figures, {})
+    return _measured(subject, rows, protocol, passport, generated, out, figures)
 
 
 def check(model: type[Model], dataset: Dataset, protocol: Protocol) -> None:
     """Raise `Refused` if runs of a model on a set cannot be measured so; makes ready what measuring needs."""
     rows = _rows(protocol.metrics)
     _able(rows, given_by(model, dataset) | given_by_set(dataset), model.__name__)
+    for name in rows:
+        _make_ready(name)
     if any(METRICS[name].features for name in rows):
         protocol.extractor(dataset)
+
+
+def _make_ready(name: str) -> None:
+    ready = METRICS[name].ready
+    if ready is not None:
+        ready()
 
 
 def _rows(words: Iterable[str]) -> list[str]:
@@ -129,12 +162,15 @@ def _measured(
     what: str,
     out: Path | None,
     figures: Path | None,
-    more: dict[str, Any],
 ) -> list[dict[str, Any]]:
     able = _able(rows, subject.has(), what)
+    for name in rows:
+        _make_ready(name)
     subject.draws = protocol.draws or (50 if subject.dataset.pictures.size <= 64 else 5)
     subject.border = protocol.border
     wanted = rows or [name for name in able if not METRICS[name].asked]
+    if any(METRICS[name].features for name in wanted):
+        _facts(subject)  # what is wrong with the features is said before anything is drawn
     common = _passport(subject, passport)
     lines = []
     for place, name in enumerate(wanted):
@@ -143,13 +179,18 @@ def _measured(
         try:
             values = row.measure(subject)
         except Refused as error:
-            if rows or row.features:
-                raise
+            if rows:
+                raise Refused(f"{name}: {error}") from None
             print(f"Not measured by {name}: {error}", file=sys.stderr)
             continue
+        if rows and not values:
+            raise Refused(
+                f"{what} cannot be measured by {name}: there are too few pictures ({len(subject.side)} real ones), or "
+                f"they are too large.\ndocs/metrics.md tells what each metric needs; kid is fair with few pictures."
+            )
         for value in values:
             facts = {**common, **(_facts(subject) if row.features else {}), **value.passport}
-            line = _line(value, {**facts, "pictures": value.number}, more)
+            line = _line(value, {**facts, "pictures": value.number})
             if out is not None:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 append(out, line)
@@ -179,6 +220,7 @@ _LACKS = {
     "labels": "classes in the reference",
     "reference": "reference set",
     "asked": "samples that were asked for classes",
+    "factors": "known factors of variation (cartoons have them)",
     "train": "training pictures at hand",
     "test": "held-out pictures",
     "decode": "latent space to decode from",
@@ -188,7 +230,7 @@ _LACKS = {
 """What a subject may lack, in words."""
 
 
-def _line(value: Value, passport: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+def _line(value: Value, passport: dict[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {
         "metric": value.metric,
         "value": value.value,
@@ -196,7 +238,7 @@ def _line(value: Value, passport: dict[str, Any], more: dict[str, Any]) -> dict[
         "n": value.number,
     }
     extra = {"real": value.real, "note": value.note, "curve": value.curve}
-    return {**line, **{key: found for key, found in extra.items() if found is not None}, **more, "passport": passport}
+    return {**line, **{key: found for key, found in extra.items() if found is not None}, "passport": passport}
 
 
 def _passport(subject: Subject, own: dict[str, Any]) -> dict[str, Any]:

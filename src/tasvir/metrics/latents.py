@@ -8,7 +8,7 @@ from tasvir.data.cartoons import ATTRIBUTES, LARGEST, SMALLEST, cartoon
 from tasvir.data.decoding import Frame, fit, with_channels
 from tasvir.drawing import BATCH
 from tasvir.metrics.features.extraction import exact
-from tasvir.metrics.subject import Subject
+from tasvir.metrics.subject import Subject, factors_known
 from tasvir.metrics.values import Value, bootstrap
 
 BINS = 20
@@ -117,7 +117,7 @@ def factors(subject: Subject) -> tuple[np.ndarray, np.ndarray] | None:
     """Latents [N,D] of held-out cartoons at the run's size, and their 13 attributes, int64 [N,13]; None for sets whose
     factors are not known."""
     dataset, opened = subject.dataset, subject.opened
-    if dataset.name != "cartoons" or dataset.description.get("layout") != "named":
+    if not factors_known(dataset):
         return None
     assert opened is not None
     size, channels = dataset.pictures.size, dataset.pictures.channels

@@ -57,6 +57,12 @@ def memorization(subject: Subject) -> list[Value]:
     samples, test = (
         nearest(features.vectors, train)[0][:, 0] for features in (subject.sample_features, subject.test_features)
     )
+    passport = {
+        "known": subject.dataset.train.hash,
+        "known_pictures": len(train),
+        "unseen": subject.dataset.test.hash,
+        "unseen_pictures": len(test),
+    }
     note = None
     if min(len(samples), len(test)) < FEW:
         note = f"{len(samples)} samples against {len(test)} test pictures: rough below {FEW} of either."
@@ -68,7 +74,7 @@ def memorization(subject: Subject) -> list[Value]:
             return statistic(samples[places], test[generator.integers(0, len(test), len(test))])
 
         interval = bootstrap(resampled, len(samples))
-        return Value(metric, statistic(samples, test), interval, len(samples), real=real, note=note)
+        return Value(metric, statistic(samples, test), interval, len(samples), real, passport, note)
 
     return [value("memorization", nearer, 0.5), value("near_copies", near_share, NEAR)]
 

@@ -26,16 +26,18 @@ def nearest_class(subject: Subject) -> list[Value]:
         for images in (subject.samples, real)
     )
     unanimous = agreement(subject.reference, train, train_labels)  # `real` is among the training pictures
+    known = {"known": subject.dataset.train.hash, "known_pictures": len(places)}
     coverage = bootstrap(lambda chosen: _coverage(found.classes[chosen], train_labels), len(found.classes), 200)
     return [
-        of_share("nearest_class_accuracy", found.right, real=float(ceilings.right.mean())),
-        of_share("class_agreement", found.unanimous, real=unanimous),
+        of_share("nearest_class_accuracy", found.right, real=float(ceilings.right.mean()), passport=known),
+        of_share("class_agreement", found.unanimous, real=unanimous, passport=known),
         Value(
             "class_coverage",
             _coverage(found.classes, train_labels),
             coverage,
             len(found.classes),
             _coverage(ceilings.classes, train_labels),
+            known,
         ),
     ]
 

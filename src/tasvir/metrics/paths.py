@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasvir.core import Noise
-from tasvir.metrics.perceptual import color, lpips
+from tasvir.metrics.perceptual import Network, color, lpips
 from tasvir.metrics.subject import Subject
 from tasvir.metrics.values import Value, bootstrap
 
@@ -21,6 +21,8 @@ BATCH = 16
 """Paths at a time: LPIPS keeps the pictures of every layer."""
 
 Interpolation = Callable[[Tensor, Tensor, Tensor], Tensor]
+NETWORK: Network = "vgg"
+"""By which two pictures of a path are compared, as in the paper."""
 
 
 def linear(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def perceptual_path_length(subject: Subject) -> list[Value]:
     number = min(subject.number, MOST)
     noise = Noise(range(subject.seed, subject.seed + number))
     ends = [noise.draw(model.latent_size) for _ in range(2)]
-    distance = lpips("vgg", device)
+    distance = lpips(NETWORK, device)
 
     def on_device(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda latents: function(latents.to(device))

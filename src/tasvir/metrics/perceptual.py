@@ -20,6 +20,8 @@ from tasvir.metrics.values import Value, of_each
 from tasvir.training.precision import choose_device
 
 Network = Literal["alex", "vgg", "squeeze"]
+NETWORK: Network = "alex"
+"""By which pairs are compared, as its authors advise."""
 NETWORKS: dict[Network, tuple[str, int]] = {
     "alex": ("AlexNet_Weights", 31),
     "vgg": ("VGG16_Weights", 16),
@@ -55,10 +57,10 @@ class Perceptual:
     def facts(self, sides: list[int]) -> dict[str, Any]:
         """What the passport says for pictures of these sides."""
         resize = " or ".join(sorted({self.resize(side) for side in sides}))
-        return {"network": self.network, "weights": self.hash, "resize": resize}
+        return {"lpips": self.network, "lpips_weights": self.hash, "lpips_resize": resize}
 
 
-def lpips(network: Network = "alex", device: torch.device | str = "cpu", pretrained: bool = True) -> Perceptual:
+def lpips(network: Network = NETWORK, device: torch.device | str = "cpu", pretrained: bool = True) -> Perceptual:
     """LPIPS with `alex`, `vgg` or `squeeze` below; without `pretrained` the network's weights are random, for tests.
 
     Raises `Refused` if the weights are not there and cannot be fetched, or are not what they should be.
@@ -73,11 +75,6 @@ def lpips(network: Network = "alex", device: torch.device | str = "cpu", pretrai
         digest.update(name.encode())
         digest.update(values.numpy().tobytes())
     return Perceptual(network, module.to(device), digest.hexdigest()[:16])
-
-
-def at_hand(network: Network) -> bool:
-    """Whether a network's weights are there, so that nothing needs to be fetched."""
-    return _place(network)[1].exists()
 
 
 def _place(network: Network) -> tuple[str, Path]:
@@ -133,6 +130,6 @@ def distances(distance: Perceptual, pairs: Pairs, device: torch.device) -> np.nd
 def perceptual(subject: Subject) -> list[Value]:
     """`lpips` with AlexNet, the authors' choice for comparing pictures; the mean over pairs."""
     device = choose_device(subject.device)
-    distance = lpips("alex", device)
+    distance = lpips(NETWORK, device)
     passport = distance.facts(sides(subject.pairs))
     return [of_each(f"{subject.prefix}lpips", distances(distance, subject.pairs, device), passport=passport)]

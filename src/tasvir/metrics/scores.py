@@ -33,17 +33,16 @@ def _score(logits: np.ndarray) -> float:
 def inception_score(subject: Subject) -> list[Value]:
     """`inception_score`: the mean over ten splits, with the interval of that mean; higher is better.
 
-    Nothing for features without classes.
+    Nothing for features without classes, or fewer than two samples.
     """
     logits = subject.sample_features.logits
-    if logits is None or not len(logits):
+    if logits is None or len(logits) < 2:
         return []
     number, classes = logits.shape
     splits = min(SPLITS, number)
     found = inception_scores(logits, splits, subject.seed)
     value = float(found.mean())
-    margin = 1.96 * float(found.std(ddof=1)) / splits**0.5 if splits > 1 else None
-    interval = None if margin is None else (value - margin, value + margin)
+    margin = 1.96 * float(found.std(ddof=1)) / splits**0.5
     reached = None
     if len(subject.real) >= splits:
         real = subject.real_features.logits
@@ -55,4 +54,6 @@ def inception_score(subject: Subject) -> list[Value]:
     if number < ENOUGH:
         remarks.append(f"Lower than with {ENOUGH:,} pictures: each of {splits} parts holds {number // splits:,}.")
     note = " ".join(remarks) or None
-    return [Value("inception_score", value, interval, number, reached, {"splits": splits}, note)]
+    return [
+        Value("inception_score", value, (value - margin, value + margin), number, reached, {"splits": splits}, note)
+    ]

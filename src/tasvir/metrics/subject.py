@@ -69,8 +69,9 @@ class Subject:
         return ""
 
     def has(self) -> set[str]:
-        """What metrics may ask for: `samples`, `pairs`, `reference`, its `labels`, `asked` (labels of the samples),
-        `train` and `test` (pictures at hand), and the abilities of the run's model."""
+        """What metrics may ask for: `samples`, `pairs`, the `reference` with its `labels` and known `factors`, `asked`
+        (labels of the samples), `train` and `test` (pictures at hand), and the abilities of the run's model.
+        """
         return given_by_set(self.dataset)
 
     # ---- what it is held against
@@ -231,10 +232,11 @@ class MadeSubject(Subject):
         labels: np.ndarray | None,
         dataset: Dataset,
         split: str,
+        number: int,
         seed: int,
         extractor: "Callable[[Dataset], Extractor]",
     ):
-        super().__init__(dataset, split, len(made), seed, lambda: extractor(dataset))
+        super().__init__(dataset, split, number, seed, lambda: extractor(dataset))
         self._made, self._made_labels = made, labels
 
     def has(self) -> set[str]:
@@ -285,7 +287,13 @@ def _joined(train: Split, test: Split) -> Split:
 def given_by_set(dataset: Dataset) -> set[str]:
     """What a reference set gives, in the words of `Subject.has`."""
     there = {name for name, split in (("train", dataset.train), ("test", dataset.test)) if len(split)}
+    there |= {"factors"} if factors_known(dataset) else set()
     return there | {"reference"} | ({"labels"} if dataset.pictures.classes else set())
+
+
+def factors_known(dataset: Dataset) -> bool:
+    """Whether it is the built-in set, of whose pictures all factors of variation are known."""
+    return dataset.name == "cartoons" and dataset.description.get("layout") == "named"
 
 
 def given_by(model: Any, dataset: Dataset) -> set[str]:

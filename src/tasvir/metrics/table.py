@@ -39,6 +39,8 @@ class Metric:
     """Whether it is measured in features, so that their extractor belongs to its passport."""
     asked: bool = False
     """Measured only when asked for."""
+    ready: Callable[[], object] | None = None
+    """Called before anything is measured: fetches what is needed, or raises `Refused`."""
 
 
 METRICS: dict[str, Metric] = {
@@ -111,11 +113,17 @@ METRICS: dict[str, Metric] = {
         ("ppl_z", "ppl_w"),
         "smoothness of the latent space; needs LPIPS's weights",
         asked=True,
+        ready=lambda: perceptual.lpips(paths.NETWORK),
     ),
     "pixels": Metric(similarity.pixel_errors, ("pairs",), ("mse", "mae", "psnr"), "errors of pixels"),
     "structure": Metric(similarity.structure, ("pairs",), ("ssim", "ms_ssim"), "structural similarity"),
     "lpips": Metric(
-        perceptual.perceptual, ("pairs",), ("lpips",), "perceptual distance; needs its weights", asked=True
+        perceptual.perceptual,
+        ("pairs",),
+        ("lpips",),
+        "perceptual distance; needs its weights",
+        asked=True,
+        ready=lambda: perceptual.lpips(perceptual.NETWORK),
     ),
     "super-resolution": Metric(
         similarity.super_resolution,
@@ -139,7 +147,7 @@ METRICS: dict[str, Metric] = {
     ),
     "disentanglement": Metric(
         latents.disentanglement,
-        ("encode",),
+        ("encode", "factors"),
         ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
         "whether a latent dimension means one thing (cartoons)",
     ),

@@ -5,7 +5,6 @@ Karras et al. 2018, arXiv 1710.10196, section 5. Pyramid: Burt and Adelson 1983.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,12 +27,14 @@ LARGEST = 4096
 """Most pictures of either set: 300 MB of patches each, in colour."""
 SCALE = 1e3
 """Distances are told in thousandths."""
-GROUPS = 8
-"""Parts of the pictures that are left out in turn, for the interval."""
-GROUP_DIRECTIONS = 32
+HALVES = 24
+"""Random halves of the samples, for the interval."""
+HALF_DIRECTIONS = 64
 """Directions that the interval is found with."""
-STUDENT = 2.365
-"""97.5 % quantile of Student's t with `GROUPS` - 1 degrees of freedom."""
+STUDENT = 2.069
+"""97.5 % quantile of Student's t with `HALVES` - 1 degrees of freedom."""
+FEWEST = 8
+"""Pictures below which there is no interval."""
 BATCH = 256
 """Pictures decomposed at one time."""
 PROJECTED = 1 << 24
@@ -80,21 +81,16 @@ def _smooth(pictures: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches of one level of a set of pictures, in groups of pictures."""
+    """Patches of one level of a set of pictures."""
 
     pixels: np.ndarray
-    """[patch * patch * C, n] float32, channels last."""
-    ends: np.ndarray
-    """[GROUPS+1] where groups begin and end among the n."""
-    sums: np.ndarray
-    """[GROUPS,2,C] over the patches of a group: their means of a channel, and of its square, added up."""
+    """[patch * patch * C, N * PATCHES] float32, channels last; picture by picture."""
+    moments: np.ndarray
+    """[N,2,C] over the patches of a picture: the means of a channel, and of its square."""
 
-    def normalisation(self, without: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation [C] of each channel, over all groups or all but one."""
-        counts = np.diff(self.ends)
-        if without is not None:
-            counts[without] = 0
-        mean, square = self.sums[counts > 0].sum(0) / counts.sum()
+    def normalisation(self, kept: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation [C] of each channel, over all pictures or those kept."""
+        mean, square = self.moments[kept].mean(0)
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
         return mean, np.where(deviation > CONSTANT, deviation, 1)
 
@@ -107,7 +103,7 @@ def patches(images: np.ndarray, level: int, seed: int) -> Patches:
     generator = np.random.default_rng((seed, level))
     number, channels, patch = len(images), images.shape[3], patch_size(min(images.shape[1:3]))
     pixels = np.empty((patch, patch, channels, number * PATCHES), np.float32)
-    ends = PATCHES * np.linspace(0, number, min(GROUPS, number) + 1).astype(int)
+    moments = np.empty((number, 2, channels))
     for start in range(0, number, BATCH):
         pictures = torch.from_numpy(images[start : start + BATCH].astype(np.float32)).permute(0, 3, 1, 2)
         windows = np.lib.stride_tricks.sliding_window_view(pyramid(pictures)[level].numpy(), (patch, patch), (2, 3))
@@ -116,25 +112,18 @@ def patches(images: np.ndarray, level: int, seed: int) -> Patches:
         cut = windows[np.arange(len(pictures))[:, None], :, rows, columns]
         place = slice(start * PATCHES, (start + len(pictures)) * PATCHES)
         pixels[..., place] = cut.reshape(-1, channels, patch, patch).transpose(2, 3, 1, 0)
-    sums = np.empty((len(ends) - 1, 2, channels))
-    for group, (first, last) in enumerate(pairwise(ends)):
-        part = pixels[..., first:last]
-        sums[group] = (part.sum((0, 1, 3), np.float64), np.square(part, dtype=np.float64).sum((0, 1, 3)))
-    return Patches(pixels.reshape(-1, number * PATCHES), ends, sums / patch**2)
+        moments[start : start + len(pictures), 0] = cut.mean((1, 3, 4), np.float64)
+        moments[start : start + len(pictures), 1] = np.square(cut, dtype=np.float64).mean((1, 3, 4))
+    return Patches(pixels.reshape(-1, number * PATCHES), moments)
 
 
-def projections(patches: Patches, directions: np.ndarray, without: int | None = None) -> np.ndarray:
-    """[K,n] float32: patches on directions [K, patch²C], each channel brought to mean 0 and deviation 1 before.
-
-    `without` names a group to leave out.
-    """
-    mean, deviation = patches.normalisation(without)
+def projections(patches: Patches, directions: np.ndarray) -> np.ndarray:
+    """[K,n] float32: patches on directions [K, patch²C], each channel brought to mean 0 and deviation 1 before."""
+    mean, deviation = patches.normalisation()
     weights = directions.reshape(len(directions), -1, len(mean)) / deviation
     found = weights.reshape(directions.shape).astype(np.float32) @ patches.pixels
     found -= (weights * mean).sum((1, 2)).astype(np.float32)[:, None]
-    if without is None:
-        return found
-    return np.delete(found, slice(patches.ends[without], patches.ends[without + 1]), 1)
+    return found
 
 
 def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
@@ -157,23 +146,57 @@ def random_directions(number: int, size: int, seed: int) -> np.ndarray:
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def distance(first: Patches, second: Patches, directions: np.ndarray, without: int | None = None) -> float:
+def distance(first: Patches, second: Patches, directions: np.ndarray) -> float:
     """The mean Wasserstein-1 distance between two sets of patches over directions [K, patch²C], in thousandths."""
     slices = -(-first.pixels.shape[1] * len(directions) // PROJECTED)
     found: list[float] = []
     with ThreadPoolExecutor() as pool:
         for some in np.array_split(directions, slices):
-            found += pool.map(wasserstein, projections(first, some, without), projections(second, some, without))
+            found += pool.map(wasserstein, projections(first, some), projections(second, some))
     return SCALE * float(np.mean(found))
+
+
+def halved(first: Patches, second: Patches, directions: np.ndarray, seed: int) -> np.ndarray:
+    """[HALVES] distances of random halves of the first set, each normalised by itself, from all of the second.
+
+    Of the sorted projections of the second set every other one is taken, so that there are as many.
+    """
+    number, _, channels = first.moments.shape
+    generator = np.random.default_rng(seed)
+    halves = [np.sort(generator.permutation(number)[: number // 2]) for _ in range(HALVES)]
+    normalisations = [first.normalisation(half) for half in halves]
+    count = number // 2 * PATCHES
+    ranks = np.arange(count) * 2 + 1
+
+    def of_direction(direction: np.ndarray, values: np.ndarray, against: np.ndarray) -> list[float]:
+        # direction [patch²,C], values [C,N,PATCHES], against [n]
+        against = np.sort(against)[ranks]
+        found = []
+        for half, (mean, deviation) in zip(halves, normalisations, strict=True):
+            projected = np.tensordot((1 / deviation).astype(np.float32), values[:, half], 1)
+            projected -= np.float32((direction.sum(0) * mean / deviation).sum())
+            found.append(wasserstein(projected.reshape(-1), against))
+        return found
+
+    found = []
+    slices = -(-first.pixels.shape[1] * channels * len(directions) // PROJECTED)
+    with ThreadPoolExecutor() as pool:
+        for some in np.array_split(directions, slices):
+            weights = some.reshape(len(some), -1, channels)
+            # each channel by itself: [K,patch²,C] -> [K,C,patch²,C]
+            alone = (weights[:, None] * np.eye(channels)[:, None]).reshape(-1, some.shape[1])
+            values = (alone.astype(np.float32) @ first.pixels).reshape(len(some), channels, number, PATCHES)
+            found += pool.map(of_direction, weights, values, projections(second, some))
+    return SCALE * np.mean(found, 0)
 
 
 @dataclass(frozen=True)
 class Level:
-    """The distance on one level, and what it is without each group of pictures in turn."""
+    """The distance on one level, and what it is for random halves of the samples."""
 
     distance: float
-    without: np.ndarray
-    """[GROUPS]; found with fewer directions, so only their spread means something."""
+    halves: np.ndarray
+    """[HALVES]; found with fewer directions, so only their spread means something."""
 
 
 def compared(samples: np.ndarray, reference: np.ndarray, seed: int) -> dict[int, Level]:
@@ -184,9 +207,8 @@ def compared(samples: np.ndarray, reference: np.ndarray, seed: int) -> dict[int,
     for level, size in enumerate(level_sizes(min(first.shape[1:3]))):
         made, real = patches(first, level, seed), patches(second, level, seed)
         directions = random_directions(DIRECTIONS, len(made.pixels), seed)
-        groups = range(len(made.sums) if len(made.sums) > 1 else 0)
-        without = [distance(made, real, directions[:GROUP_DIRECTIONS], group) for group in groups]
-        found[size] = Level(distance(made, real, directions), np.array(without))
+        halves = halved(made, real, directions[:HALF_DIRECTIONS], seed)
+        found[size] = Level(distance(made, real, directions), halves)
     return found
 
 
