@@ -174,6 +174,16 @@ def test_what_is_of_the_run_alone_does_not_keep_numbers_apart(same: dict[str, An
         ({"reference_pictures": 2000}, "held against 2000 pictures, not 10\u202f000"),
         ({"size": 32}, "32 px, not 28"),
         ({"k": 5}, "not told there: k"),
+        (
+            {"generated_size": "64", "generated_resize": "centre crop"},
+            "generated pictures of other sizes (px): 64, not 28",
+        ),
+        (
+            {"generated_size": "28 at the shorter side", "generated_resize": "centre crop"},
+            "generated pictures of other sizes (px): 28 at the shorter side, not 28",
+        ),
+        ({"generated_channels": 3}, "generated pictures of 3 channels, not 1"),
+        ({"size": 32, "generated_size": "28", "generated_resize": "centre crop"}, "32 px, not 28"),
         ({"reference_pictures": None, "weights": None}, "not told: reference pictures, weights"),
     ],
 )
@@ -181,6 +191,28 @@ def test_reasons_name_what_differs_and_not_what_follows_from_it(other: dict[str,
     first, second = rows_of([column("one", line()), column("three", line()), column("two", line(**other))])
     assert first["apart"] is None and list(first["values"]) == ["one", "three"]
     assert second["apart"] == f"Measured differently from one, three: {told}."
+
+
+@pytest.mark.parametrize("other", [{}, {"generated_size": "32", "generated_resize": "squash"}])
+def test_a_number_of_changed_pictures_may_be_the_main_row(other: dict[str, Any]) -> None:
+    changed = line(generated_size="64", generated_resize="centre crop")
+    first, second = rows_of([column("one", changed), column("three", changed), column("two", line(**other))])
+    assert first["apart"] is None and list(first["values"]) == ["one", "three"]
+    size = other.get("generated_size", "28")
+    told = f"generated pictures of other sizes (px): {size}, not 64"
+    assert second["apart"] == f"Measured differently from one, three: {told}."
+
+
+def test_the_same_pixels_under_another_name_are_the_same_reference() -> None:
+    """Where hashes agree, names do not matter; where they are not known, names are all there is."""
+    (row,) = rows_of([column("one", line()), column("two", line(reference="mnist.zip"))])
+    assert row["apart"] is None and list(row["values"]) == ["one", "two"] and row["passport"]["reference"] == "mnist"
+    columns = [column("one", line()), column("three", line()), column("two", line(reference="mnist.zip", k=5))]
+    first, second = rows_of(columns)
+    assert second["apart"] == "Measured differently from one, three: not told there: k."
+    assert first["passport"]["reference"] == second["passport"]["reference"] == "mnist"
+    told = reasons(line(hash=None), line(hash=None, reference="mnist.zip"))
+    assert told[1] == "Measured differently from one: other reference: mnist.zip, not mnist."
 
 
 def test_older_lines_are_read_beside_newer_ones() -> None:

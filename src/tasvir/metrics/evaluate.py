@@ -76,8 +76,8 @@ def of_run(
 ) -> list[dict[str, Any]]:
     """Measure a run, append every number to its measurements.jsonl, and return them as they stand there.
 
-    While `training`, they say so and are appended all at once or not at all. Raises `Refused` for a metric that does not
-    exist or that the run cannot be measured by.
+    While `training`, they say so and are appended all at once or not at all. Raises `Refused` for a metric that does
+    not exist or that the run cannot be measured by.
     """
     rows = _rows(protocol.metrics)
     opened = opened or Opened(folder, step=step)
@@ -108,17 +108,19 @@ def of_pictures(
     """
     rows = _rows(protocol.metrics)
     if paired:
-        groups, digest, real_digest, notes = made.pairs(generated, reference.source[0], protocol.number)
-        subject: Subject = PairsSubject(groups, Path(reference.source[0]).name, real_digest, protocol.seed)
+        both = made.pairs(generated, reference.source[0], protocol.number)
+        digest, facts, notes = both.hash, both.facts, both.notes
+        name = Path(reference.source[0]).name
+        subject: Subject = PairsSubject(both.groups, name, both.real_hash, protocol.seed)
     else:
         found = made.against(generated, reference, protocol.number)
-        digest, notes = found.hash, found.notes
+        digest, facts, notes = found.hash, found.facts, found.notes
         split = protocol.split or ("test" if found.settled else "all")
         subject = MadeSubject(
             found.images, found.labels, found.reference, split, protocol.number, protocol.seed, protocol.extractor
         )
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
-    passport = {"generated": Path(generated).name or generated, "generated_hash": digest}
+    passport = {"generated": Path(generated).name or generated, "generated_hash": digest, **facts}
     return _measured(subject, rows, protocol, passport, generated, out, figures)
 
 

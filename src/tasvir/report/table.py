@@ -24,8 +24,9 @@ FOLLOWS = {
     "split": ("hash", "reference_pictures"),
     "pictures": ("reference_pictures",),
     "hash": ("weights", *ABOUT),
-    "size": ("weights", *ABOUT),
-    "channels": ("weights", *ABOUT),
+    "size": ("weights", *ABOUT, "generated_size", "generated_resize"),
+    "channels": ("weights", *ABOUT, "generated_channels"),
+    "generated_size": ("generated_resize",),
     "extractor": ("weights", "extractor_resize", *ABOUT),
     "weights": ABOUT,
 }
@@ -40,8 +41,13 @@ PHRASES = {
     "weights": "other weights of the features: {}, not {}",
     "extractor_resize": "resized otherwise for the features: {}, not {}",
     "resize": "made to fit otherwise: {}, not {}",
+    "generated_size": "generated pictures of other sizes (px): {}, not {}",
+    "generated_channels": "generated pictures of {} channels, not {}",
+    "generated_resize": "generated pictures made to fit otherwise: {}, not {}",
 }
 """Field → how a difference in it is told; others are told by their names."""
+UNCHANGED = {"generated_size": "size", "generated_channels": "channels"}
+"""Field that is told only of generated pictures that were changed → the field that says it of all others."""
 LONGEST = 60
 """Letters of a value in a reason."""
 
@@ -105,6 +111,14 @@ def comparable(line: dict[str, Any]) -> dict[str, Any]:
     return facts if "pictures" in facts or "n" not in line else {**facts, "pictures": line["n"]}
 
 
+def _key(line: dict[str, Any]) -> str:
+    """What two numbers of one row agree in: the reference's name is nothing, where its pixels are known to agree."""
+    facts = comparable(line)
+    if facts.get("hash"):
+        facts = {key: value for key, value in facts.items() if key != "reference"}
+    return json.dumps([line["metric"], facts], sort_keys=True)
+
+
 def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without what was measured while training, where the same metric was measured otherwise too; else its newest."""
     after = {line["metric"] for line in lines if "during" not in line}
@@ -127,8 +141,7 @@ def rows_of(columns: Sequence[Column]) -> list[dict[str, Any]]:
     newest: dict[str, tuple[str, int]] = {}
     for column in columns:
         for place, line in enumerate(standing(column.measurements)):
-            facts = comparable(line)
-            key = json.dumps([line["metric"], facts], sort_keys=True)
+            facts, key = comparable(line), _key(line)
             newest[key] = max(newest.get(key, ("", 0)), (str(line.get("time", "")), place))
             row = rows.setdefault(key, {"metric": line["metric"], "passport": facts, "values": {}, "apart": None})
             told = {key: line.get(key) for key in ("value", "interval", "n", "real", "note")}
@@ -140,6 +153,8 @@ def rows_of(columns: Sequence[Column]) -> list[dict[str, Any]]:
         keys.sort(key=lambda key: (len(rows[key]["values"]), newest[key]), reverse=True)
         alike = [rows[key] for key in keys]
         for position, row in enumerate(alike):
+            if _same_pictures(row, alike[0]):
+                row["passport"] |= {key: name for key, name in alike[0]["passport"].items() if key == "reference"}
             if position:
                 row["apart"] = difference(row, alike[0])
             elif len(row["values"]) < 2:
@@ -177,22 +192,35 @@ def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
     """In which fields of their passports two rows of one metric differ, without those that only follow."""
     ours, theirs = row["passport"], other["passport"]
     fields = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
+    if _same_pictures(row, other):
+        fields = [field for field in fields if field != "reference"]
     following = {follower for field in fields for follower in FOLLOWS.get(field, ())}
     told, here, there = [], [], []
     for field in fields:
         name = field.replace("_", " ")
         if field in following:
             continue
-        if ours.get(field) is None:
+        one, two = _said(ours, field), _said(theirs, field)
+        if one is None:
             here.append(name)
-        elif theirs.get(field) is None:
+        elif two is None:
             there.append(name)
         else:
-            told.append(PHRASES.get(field, name + " {}, not {}").format(_short(ours[field]), _short(theirs[field])))
+            told.append(PHRASES.get(field, name + " {}, not {}").format(_short(one), _short(two)))
     told += [f"not told: {', '.join(here)}"] if here else []
     told += [f"not told there: {', '.join(there)}"] if there else []
     whom = "the newer measurement" if row["values"].keys() == other["values"].keys() else _names(other)
     return f"Measured differently from {whom}: {'; '.join(told)}."
+
+
+def _said(passport: dict[str, Any], field: str) -> Any:
+    found = passport.get(field)
+    return passport.get(UNCHANGED[field]) if found is None and field in UNCHANGED else found
+
+
+def _same_pictures(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows are of the same real pixels, whatever these are called."""
+    return bool(row["passport"].get("hash")) and row["passport"]["hash"] == other["passport"].get("hash")
 
 
 def _names(row: dict[str, Any]) -> str:
