@@ -39,7 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def subject(digits: Dataset, extractor: features.Extractor, images: np.ndarray, labels: np.ndarray) -> MadeSubject:
-    return MadeSubject(images, labels, digits, "test", 0, lambda dataset: extractor)
+    return MadeSubject(images, labels, digits, "test", 10_000, 0, lambda dataset: extractor)
 
 
 def only(values: list[Value]) -> Value:
@@ -121,7 +121,7 @@ def test_without_labels_or_a_classifier_there_is_nothing_to_say(digits: Dataset)
     images, labels = held_out(digits)
     pixels = features.build("pixels", digits)
     assert class_shares(subject(digits, pixels, images, labels)) == []
-    unasked = MadeSubject(images, None, digits, "test", 0, lambda dataset: pixels)
+    unasked = MadeSubject(images, None, digits, "test", 10_000, 0, lambda dataset: pixels)
     assert label_agreement(unasked) == [] and classification_accuracy(unasked) == []
 
 

@@ -330,8 +330,8 @@ class TestPerceptual:
         for side in (least - 1, least):
             distance(torch.zeros(2, 3, side, side), torch.zeros(2, 3, side, side))
         assert seen == [64, least]
-        assert distance.facts([least])["resize"] == "none"
-        assert distance.facts([least, 8])["resize"] == "bilinear to 64 px or none"
+        assert distance.facts([least])["lpips_resize"] == "none"
+        assert distance.facts([least, 8])["lpips_resize"] == "bilinear to 64 px or none"
 
     def test_the_smallest_picture_gets_through(self, squeeze: perceptual.Perceptual) -> None:
         least = perceptual.NETWORKS["squeeze"][1]
@@ -351,7 +351,7 @@ class TestPerceptual:
             ]
             assert values[0].value == 0 < values[1].value < values[2].value
             assert values[0].metric == "reconstruction_lpips"
-            assert values[0].passport == {"network": "squeeze", "weights": squeeze.hash, "resize": "none"}
+            assert values[0].passport == {"lpips": "squeeze", "lpips_weights": squeeze.hash, "lpips_resize": "none"}
 
     def test_weights_that_cannot_be_fetched_are_refused_in_two_lines(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -608,7 +608,7 @@ class TestPathLength:
         assert value.number == 40
         assert value.interval is not None
         assert 0 < value.interval[0] < value.value < value.interval[1]
-        assert value.passport["network"] == "squeeze"
+        assert value.passport["lpips"] == "squeeze"
         assert value.passport["interpolation"] == "spherical"
         assert paths.perceptual_path_length(self.subject(plain)) == [value]
         styled = SimpleNamespace(
