@@ -294,21 +294,20 @@ def test_the_distance_is_that_of_scipy_on_each_direction() -> None:
     directions = wasserstein.random_directions(12, len(first.pixels), seed=0)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
 
-    def normalised(patches: wasserstein.Patches, kept: slice) -> np.ndarray:
-        pixels = patches.pixels.reshape(49, 3, -1)[..., kept].astype(np.float64)
+    def normalised(patches: wasserstein.Patches) -> np.ndarray:
+        pixels = patches.pixels.reshape(49, 3, -1).astype(np.float64)
         spread = pixels.std((0, 2), keepdims=True)
         return ((pixels - pixels.mean((0, 2), keepdims=True)) / spread).reshape(147, -1)
 
-    for without, kept in ((None, slice(None)), (0, slice(5 * 128, None))):
-        sides = [directions @ normalised(patches, kept) for patches in (first, second)]
-        wanted = [stats.wasserstein_distance(*lines) for lines in zip(*sides, strict=True)]
-        found = wasserstein.distance(first, second, directions, without)
-        assert found == pytest.approx(1000 * np.mean(wanted), rel=1e-3)
+    sides = [directions @ normalised(patches) for patches in (first, second)]
+    wanted = [stats.wasserstein_distance(*lines) for lines in zip(*sides, strict=True)]
+    assert wasserstein.distance(first, second, directions) == pytest.approx(1000 * np.mean(wanted), rel=1e-3)
 
 
 @pytest.fixture
 def few_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wasserstein, "DIRECTIONS", 64)
+    monkeypatch.setattr(wasserstein, "HALF_DIRECTIONS", 8)
 
 
 @pytest.mark.usefixtures("few_directions")
@@ -364,9 +363,26 @@ def test_measured_sliced_wasserstein() -> None:
     assert measured(0) == found
     others = [measured(seed)["sliced_wasserstein"].value for seed in range(1, 9)]
     low, high = mean.interval
-    assert low < mean.value < high and 0.3 < (high - low) / (2 * 2.365) / np.std(others, ddof=1) < 3
+    assert low < mean.value < high and 0.3 < (high - low) / (2 * wasserstein.STUDENT) / np.std(others, ddof=1) < 3
     assert list(measured(0, 28)) == ["sliced_wasserstein"]
     assert measured(0, 8)["sliced_wasserstein"].passport["patch"] == 3
+
+
+@needs_mnist
+@pytest.mark.parametrize("noise", [0, 60])
+def test_the_interval_is_as_wide_as_other_samples_spread_near_and_far(noise: float, few_directions: None) -> None:
+    """Against one and the same reference; also where the samples are of its own kind, and the distance is chance."""
+    sets = np.random.default_rng(0).permutation(mnist()[0])[: 13 * 600].reshape(13, 600, 28, 28, 1)
+    values, halves = [], []
+    for seed in range(1, 13):
+        drawn = np.random.default_rng(seed).normal(0, noise, sets[seed].shape)
+        samples = (sets[seed] + drawn).clip(0, 255).astype(np.uint8)
+        held = SimpleNamespace(samples=samples, reference=sets[0], real=sets[0, :0], seed=0)
+        (found,) = wasserstein.sliced_wasserstein(held)
+        values.append(found.value)
+        halves.append(found.interval[1] - found.value)
+    ratio = np.array(halves) / (1.96 * np.std(values, ddof=1))
+    assert 0.6 < np.median(ratio) < 1.7, ratio
 
 
 # ---- memorization
@@ -393,11 +409,9 @@ def test_the_probability_is_mann_whitneys() -> None:
 
 def judged(samples: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, Value]:
     vectors = {"sample_features": samples, "train_features": train, "test_features": test}
-    return by_name(
-        memorization.memorization(
-            SimpleNamespace(**{name: SimpleNamespace(vectors=features) for name, features in vectors.items()})
-        )
-    )
+    features = {name: SimpleNamespace(vectors=found) for name, found in vectors.items()}
+    dataset = SimpleNamespace(train=SimpleNamespace(hash="a"), test=SimpleNamespace(hash="b"))
+    return by_name(memorization.memorization(SimpleNamespace(dataset=dataset, **features)))
 
 
 def test_copies_are_found_and_unseen_pictures_are_not() -> None:
