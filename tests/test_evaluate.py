@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from torch import Tensor
 
 from conftest import tiny_run
 from tasvir import pictures
 from tasvir.cli import main
 from tasvir.config import DataConfig, Refused
+from tasvir.core import Noise
 from tasvir.data import load
 from tasvir.metrics import evaluate
 from tasvir.metrics.directions import better
@@ -21,6 +23,7 @@ from tasvir.metrics.subject import chosen, rows, spool, spooled
 from tasvir.metrics.table import METRICS
 from tasvir.metrics.watch import Watch
 from tasvir.models import RECIPES
+from tasvir.models.autoencoders.vae import VAE
 from tasvir.runs import Run
 from tasvir.training.loop import train
 
@@ -102,6 +105,27 @@ def test_help_and_docs_tell_every_metric(capsys: pytest.CaptureFixture[str]) -> 
     for name, row in METRICS.items():
         assert name in help_text, name
         assert all(f"`{number}`" in docs for number in row.gives if "fid_" not in number), row.gives
+
+
+def test_a_conditional_run_is_asked_for_the_classes_of_the_reference(
+    trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that does not listen is obeyed by chance, and teaches a classifier nothing."""
+    asked: list[int] = []
+    monkeypatch.setattr(VAE, "conditional", True, raising=False)
+    sample = VAE.sample
+
+    def heard(self: VAE, noise: Noise, label: Tensor | None = None) -> Tensor:
+        assert label is not None
+        asked.extend(label.tolist())
+        return sample(self, noise)
+
+    monkeypatch.setattr(VAE, "sample", heard)
+    lines = of_run(trained["vae"], Protocol(("label-agreement", "classification-accuracy"), number=300))
+    found = {line["metric"]: line for line in lines}
+    assert found["label_agreement"]["value"] < 0.3 < 0.9 < found["label_agreement"]["real"]
+    assert found["classification_accuracy"]["value"] < 0.4 < found["classification_accuracy"]["real"]
+    assert len(asked) == 300 and set(asked) == set(range(10)) and max(np.bincount(asked)) < 60
 
 
 # Known answers

@@ -298,5 +298,9 @@ def told(lines: list[dict[str, Any]]) -> str:
     rows = []
     for name, *cells in table:
         rows.append("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
-    notes = [f"{line['metric']}: {line['note']}" for line in lines if "note" in line]
-    return "\n".join([head, *(row.rstrip() for row in rows), *notes])
+    notes: dict[str, list[str]] = {}
+    for line in lines:
+        if "note" in line:
+            notes.setdefault(line["note"], []).append(line["metric"])
+    said = [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
+    return "\n".join([head, *(row.rstrip() for row in rows), *said])
