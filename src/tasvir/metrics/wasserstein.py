@@ -255,22 +255,25 @@ class Level:
     """[HALVES]; found with fewer directions, so only their spread means something."""
 
 
-def compared(samples: np.ndarray, reference: np.ndarray, seed: int) -> dict[int, Level]:
-    """By size of the level. Both sets are uint8 [N,H,W,C] of one shape; of the larger, as many are taken."""
+def compared(samples: np.ndarray, reference: np.ndarray, seed: int, spread: bool = True) -> dict[int, Level]:
+    """By size of the level; `spread` finds the halves. Both sets are uint8 [N,H,W,C] of one shape; of the larger, as
+    many are taken."""
     number = min(len(samples), len(reference), LARGEST)
     first, second = (rows(images, chosen(len(images), number)) for images in (samples, reference))
     found = {}
     for level, size in enumerate(level_sizes(min(first.shape[1:3]))):
         made, real = patches(first, level, seed), patches(second, level, seed)
         directions = random_directions(DIRECTIONS, len(made.pixels), seed)
-        halves = halved(made, real, directions[:HALF_DIRECTIONS], seed) if number >= FEWEST else np.empty(0)
+        halves = np.empty(0)
+        if spread and number >= FEWEST:
+            halves = halved(made, real, directions[:HALF_DIRECTIONS], seed)
         found[size] = Level(distance(made, real, directions), halves)
     return found
 
 
 def sliced_wasserstein_distances(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> dict[int, float]:
     """Distances in thousandths by the size of the level, finest first, between uint8 [N,H,W,C] and [M,H,W,C]."""
-    return {size: level.distance for size, level in compared(samples, reference, seed).items()}
+    return {size: level.distance for size, level in compared(samples, reference, seed, spread=False).items()}
 
 
 def _interval(distance: float, halves: np.ndarray) -> tuple[float, float] | None:
