@@ -487,7 +487,7 @@ def test_the_size_to_begin_with(accepts, side, made_for, expected):
 
 
 def test_commands_can_be_typed_and_keep_every_setting(tmp_path):
-    from tasvir.commands import Train
+    from tasvir.commands.training import Train
 
     root = folder(tmp_path / "my 'own' set", 20)
     settings = {"fit": "pad", "background": "#102030", "flip": True, "fraction": 0.5, "direction": "b-to-a"}
@@ -534,7 +534,7 @@ def test_recipes_that_do_not_suit_say_why(tmp_path, monkeypatch):
 
 def loaded(command: str) -> None:
     """What `tasvir train` does with the pictures of a command before it trains; raises `Refused`."""
-    from tasvir.commands import Train
+    from tasvir.commands.training import Train
     from tasvir.models import recipe
 
     words = shlex.split(command)
@@ -667,7 +667,7 @@ def test_the_sheet_lies_in_the_current_folder_whatever_the_set_is_called(name, e
 
 
 def checked(*words: str) -> int:
-    from tasvir.commands import Data
+    from tasvir.commands.data import Data
 
     return Data.from_words(["check", *words])()
 

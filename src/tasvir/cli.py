@@ -11,22 +11,22 @@ from tasvir import __version__
 from tasvir.config import Refused, nearest, validate
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "recipes": ("Recipes", "what there is, what each can do, and what it was measured to reach"),
-    "data": ("Data", "check PICTURES before training; cache lists and clears what was packed"),
-    "train": ("Train", "train a recipe on a folder, zip or named set of pictures"),
-    "resume": ("Resume", "go on with a run, exactly; --train.steps extends it"),
-    "sample": ("Sample", "draw new pictures"),
-    "reconstruct": ("Reconstruct", "pictures beside what the model makes of them"),
-    "interpolate": ("Interpolate", "walk through the latent space from one picture to the next"),
-    "manifold": ("Manifold", "all of a two-dimensional latent space in one picture"),
-    "scatter": ("Scatter", "where the test pictures lie in the latent space, coloured by class"),
-    "encode": ("Encode", "pictures to latents (.npz)"),
-    "decode": ("Decode", "latents (.npz) to pictures"),
-    "evaluate": ("Evaluate", "measure a run; every number with its passport"),
-    "compare": ("Compare", "one table and one page for several runs"),
-    "report": ("Report", "one self-contained HTML page"),
+    "recipes": ("measuring.Recipes", "what there is, what each can do, and what it was measured to reach"),
+    "data": ("data.Data", "check PICTURES before training; cache lists and clears what was packed"),
+    "train": ("training.Train", "train a recipe on a folder, zip or named set of pictures"),
+    "resume": ("training.Resume", "go on with a run, exactly; --train.steps extends it"),
+    "sample": ("drawing.Sample", "draw new pictures"),
+    "reconstruct": ("drawing.Reconstruct", "pictures beside what the model makes of them"),
+    "interpolate": ("drawing.Interpolate", "walk through the latent space from one picture to the next"),
+    "manifold": ("drawing.Manifold", "all of a two-dimensional latent space in one picture"),
+    "scatter": ("drawing.Scatter", "where the test pictures lie in the latent space, coloured by class"),
+    "encode": ("drawing.Encode", "pictures to latents (.npz)"),
+    "decode": ("drawing.Decode", "latents (.npz) to pictures"),
+    "evaluate": ("measuring.Evaluate", "measure a run, or pictures by any software; every number with its passport"),
+    "compare": ("measuring.Compare", "one table for several runs, as page, CSV or LaTeX"),
+    "report": ("measuring.Report", "one self-contained HTML page"),
 }
-"""Command → (class in commands.py, what it does)."""
+"""Command → (its class in the package commands, what it does)."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -60,7 +60,8 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise Refused(f"There is no command {words[0]!r}.{nearest(words[0], COMMANDS)}\n`tasvir --help` lists all.")
-    command = getattr(import_module("tasvir.commands"), COMMANDS[words[0]][0])
+    module, _, name = COMMANDS[words[0]][0].partition(".")
+    command = getattr(import_module(f"tasvir.commands.{module}"), name)
     if hasattr(command, "from_words"):
         return command.from_words(words[1:])() or 0
     return parse(command, words[1:], f"tasvir {words[0]}")() or 0

@@ -1,0 +1,169 @@
+"""What is told of recipes and runs: their numbers, tables, pages."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from tasvir.commands.words import Number, Step
+from tasvir.config import Count, CountOrZero, DataConfig, Refused, Seed
+
+Folders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN …]")]
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """What there is, what each can do, and what it was measured to reach; with a name, its networks and settings."""
+
+    recipe: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="RECIPE")] = None
+    json: bool = False
+    """For programs."""
+
+    def __call__(self) -> None:
+        from tasvir import listing
+
+        print(listing.recipes(self.recipe, self.json))
+
+
+_ALONE = ("size", "split", "features", "weights", "labels")
+"""Settings of `tasvir evaluate` that mean nothing for pairs."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run, or pictures that any software made; each number comes with its passport (docs/metrics.md).
+
+    A run is held against its held-out pictures, and its numbers are appended to its measurements.jsonl.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN")] = None
+    generated: str | None = None
+    """Instead of a run: a folder, archive or arrays of pictures made by any software."""
+    reference: str | None = None
+    """What these are held against: a folder, an archive, or a set by name."""
+    pairs: bool = False
+    """Hold each generated picture against the real one of the same name, at its own size."""
+    size: Count | None = None
+    """Height and width at which generated pictures are measured; left out, the reference's own or theirs."""
+    labels: str | None = None
+    """Which attribute of the reference is the class, for sets that have several."""
+    metrics: tuple[str, ...] = ()
+    """Which, by these names or by those of their numbers; left out, all that fit and need nothing to be fetched.
+    Sets: frechet kid inception-score precision-recall prd sliced-wasserstein classes label-agreement
+    classification-accuracy ms-ssim-diversity diversity nearest-class memorization path-length. Pairs: pixels structure
+    lpips super-resolution reconstruction-frechet. Likelihood: bound. Latents: disentanglement."""
+    features: str | None = None
+    """In which features distances are measured: classifier, inception, dinov2, clip, pixels, timm:NAME,
+    torchvision:NAME; left out, classifier for drawn sets with classes, else inception."""
+    weights: Path | None = None
+    """File with the weights of the features inception, where they cannot be fetched."""
+    number: Number = 10_000
+    """Pictures to measure with, at most."""
+    split: Literal["test", "train", "all"] | None = None
+    """Part of the reference that pictures are held against; left out, test, but all of a --reference folder that has
+    no split of its own."""
+    draws: Count | None = None
+    """Draws of the latent behind each picture's importance-weighted bound; left out, 50, or 5 above 64 px."""
+    border: CountOrZero = 0
+    """Pixels cut from every side before super-resolution is judged: the scale factor."""
+    seed: Seed = 0
+    """Of the first sample, and of whatever else is drawn at random."""
+    step: Step = None
+    """Checkpoint to measure, or `best`; left out, the newest."""
+    out: Path | None = None
+    """File that the numbers of generated pictures are appended to (.jsonl), for `tasvir compare`."""
+    figures: Path | None = None
+    """Folder for figures of generated pictures; a run has its own."""
+    json: bool = False
+    """For programs."""
+
+    def __call__(self) -> None:
+        self._check()
+        from tasvir.metrics import evaluate
+
+        protocol = evaluate.Protocol(
+            self.metrics, self.features, self.weights, self.number, self.seed, self.split, self.draws, self.border
+        )
+        if self.run is not None:
+            found = evaluate.of_run(self.run, protocol, self.step)
+        else:
+            assert self.generated is not None and self.reference is not None
+            reference = DataConfig(source=(self.reference,), size=self.size, labels=self.labels)
+            found = evaluate.of_pictures(self.generated, reference, protocol, self.out, self.figures, self.pairs)
+        print(json.dumps(found, indent=1) if self.json else evaluate.told(found))
+
+    def _check(self) -> None:
+        """Raise `Refused` for flags that do not go together."""
+        if self.run is None and self.generated is None:
+            raise Refused(
+                "`tasvir evaluate` wants a run folder, or pictures made by other software:\n"
+                "tasvir evaluate RUN, or tasvir evaluate --generated DIR --reference DIR|NAME."
+            )
+        if self.run is not None and self.generated is not None:
+            raise Refused(f"Name either a run ({self.run}) or --generated {self.generated}, not both.")
+        own = ("reference", "pairs", "size", "labels", "out", "figures")
+        usual = {field.name: field.default for field in fields(self)}
+        if self.run is not None:
+            given = [name for name in own if getattr(self, name) != usual[name]]
+            if given:
+                raise Refused(
+                    f"--{given[0]} goes with --generated; a run is measured on the pictures it was trained to imitate."
+                )
+        elif self.reference is None:
+            raise Refused(
+                f"--generated {self.generated} wants --reference: a folder of real pictures, or a set by name."
+            )
+        elif self.pairs and (given := [name for name in _ALONE if getattr(self, name) != usual[name]]):
+            raise Refused(f"--{given[0]} does not go with --pairs, which measures pictures as they are, in pairs.")
+        elif self.step is not None:
+            raise Refused("--step is of a run; generated pictures have none.")
+        if self.out is not None and self.out.suffix != ".jsonl":
+            raise Refused(f"--out {self.out} must end in .jsonl; its lines are what `tasvir compare` reads.")
+        if self.out is not None:
+            try:
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+                self.out.open("a").close()
+            except OSError as error:
+                raise Refused(f"--out {self.out} cannot be written: {error.strerror or error}.") from None
+
+
+@dataclass(frozen=True)
+class Compare:
+    """One table and one page for several runs; numbers whose passports differ are kept apart, with the reason."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN|FILE.jsonl …")]
+    """Run folders, and files of what `tasvir evaluate --generated DIR --out FILE.jsonl` measured."""
+    out: Path = Path("comparison.html")
+    """The page; or x.csv or x.tex, the table alone."""
+    json: bool = False
+    """For programs."""
+
+    def __call__(self) -> None:
+        from tasvir.report import compare
+
+        print(compare.compare(_several(self.runs, 2, "compare"), self.out, self.json))
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page for a run (report.html in its folder), or for several."""
+
+    runs: Folders
+    out: Path | None = None
+    """The page; left out, report.html in the run folder (comparison.html for several)."""
+
+    def __call__(self) -> None:
+        from tasvir.report import page
+
+        folders = _several(self.runs, 1, "report")
+        out = self.out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+        print(page.report(folders, out))
+
+
+def _several(folders: tuple[Path, ...], least: int, command: str) -> tuple[Path, ...]:
+    if len(folders) < least:
+        wanted = "1 run folder" if least == 1 else f"{least} run folders or .jsonl files of measurements"
+        raise Refused(f"`tasvir {command}` wants at least {wanted}.")
+    return folders

@@ -1,0 +1,260 @@
+"""Training a run, and going on with it."""
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from tasvir.cli import parse
+from tasvir.commands.words import Folder
+from tasvir.config import CountOrZero, DataConfig, Refused, RunConfig, Seed, TrainConfig
+
+if TYPE_CHECKING:
+    from tasvir.core import Model
+    from tasvir.data import Dataset
+    from tasvir.runs import Run
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a recipe. --data says where the pictures come from, --out which folder becomes the run."""
+
+    data: DataConfig
+    train: TrainConfig
+    model: Any
+    seed: Seed = 0
+    """Everything random follows from it."""
+    out: Path | None = None
+    """The run folder; left out, runs/RECIPE-DATA."""
+    recipe: tyro.conf.Suppress[str] = ""
+
+    @classmethod
+    def from_words(cls, words: list[str]) -> "Train":
+        """The recipe's name comes first; it decides what the other words may be."""
+        from tasvir.models import RECIPES
+
+        if not words or words[0] in ("-h", "--help"):
+            print(
+                f"usage: tasvir train RECIPE --data PATH|NAME [--out DIR] [--seed N] …\n\nrecipes: {', '.join(RECIPES)}"
+            )
+            print("`tasvir train RECIPE --help` lists its settings.")
+            raise SystemExit(0)
+        if words[0].startswith("-"):
+            raise Refused("`tasvir train` wants a recipe first: tasvir train RECIPE --data PATH|NAME.")
+        asked = "-h" in words or "--help" in words
+        if not asked:
+            from tasvir.training.allocator import keep_freed_memory
+
+            keep_freed_memory()
+        from tasvir.models import recipe
+
+        chosen = recipe(words[0])
+        if not asked and not any(word == "--data" or word.startswith("--data=") for word in words):
+            raise Refused(
+                f"`tasvir train {words[0]}` wants --data: a folder or zip of pictures, or a set by name "
+                "(cartoons, digits, mnist, cifar10 …)."
+            )
+        kind = _train_kind(type(chosen.config))
+        default = kind(data=chosen.data, train=chosen.train, model=chosen.config, recipe=words[0])
+        return parse(kind, words[1:], f"tasvir train {words[0]}", default=default)
+
+    def __call__(self) -> int:
+        from tasvir.data import load
+        from tasvir.models import recipe
+        from tasvir.runs import Run, check_vacant
+        from tasvir.training import processes
+        from tasvir.training.precision import choose_device
+
+        choose_device(self.train.device)
+        processes.start(self.train.device)
+        kind = recipe(self.recipe).model
+        data = _anywhere(self.data)
+        out = self.out or _free_folder(
+            f"{self.recipe}-{'-'.join(Path(name).stem.lower() for name in data.source)[:80]}"
+        )
+        if processes.is_writer():
+            check_vacant(out)
+        else:
+            processes.wait()
+        if data.size is not None and not kind.accepts(data.size):
+            raise Refused(f"{self.recipe} takes pictures of {kind.sizes}, not {data.size} px: set --data.size.")
+        dataset = load(data, lambda native: _fitting_size(kind, native))
+        if processes.is_writer():
+            processes.wait()
+        lacks = kind.lacks(dataset.pictures)
+        if lacks is not None:
+            raise Refused(f"{self.recipe} {lacks}.")
+        config = RunConfig(self.recipe, self.seed, data, self.train, self.model)
+        run = Run(out, config, dataset.pictures, dataset.description)
+        model = _built(run)
+
+        def begin() -> None:
+            run.create()
+            for note in dataset.notes:
+                print(note, file=sys.stderr)
+            print(_training_sentence(run, dataset), file=sys.stderr)
+
+        return _train(run, dataset, model, begin)
+
+
+def _anywhere(data: DataConfig) -> DataConfig:
+    """The settings with absolute paths, so that a run finds its pictures from any folder."""
+    from tasvir.data.shards import is_address
+    from tasvir.data.sources import DATASETS, absolute
+
+    def whole(name: str) -> str:
+        if name in DATASETS or is_address(name):
+            return name
+        return str(absolute(name)) if "{" in name or absolute(name).exists() else name
+
+    return replace(data, source=tuple(map(whole, data.source)), root=data.root and absolute(str(data.root)))
+
+
+def _built(run: "Run") -> "Model":
+    """The untrained model of a run. Raises `Refused` if it cannot be built or trained with these settings."""
+    import torch
+
+    from tasvir.models import recipe
+    from tasvir.training.state import mixed_seed
+
+    torch.manual_seed(mixed_seed(run.config.seed))
+    try:
+        model = recipe(run.config.recipe).model(run.config.model, run.pictures)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise Refused(
+            f"{run.config.recipe} cannot be built with these settings: {str(error).splitlines()[0]}"
+        ) from None
+    if run.config.train.batch_size == 1 and any(isinstance(layer, torch.nn.BatchNorm1d) for layer in model.modules()):
+        raise Refused(f"--train.batch-size is 1; {run.config.recipe} has batch norm and needs at least 2.")
+    return model
+
+
+def _train_kind(config: type) -> type[Train]:
+    """`Train` with the model's own settings, for the command line to read."""
+    import dataclasses
+
+    fields = [("data", DataConfig), ("train", TrainConfig), ("model", config)]
+    return dataclasses.make_dataclass(
+        "Train", fields, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__}
+    )
+
+
+def _fitting_size(model: "type[Model]", native: int | None) -> int:
+    """The set's own size (64 where any will do), or the nearest that the model takes: the next larger, else smaller."""
+    wanted = native or 64
+    sizes = [*range(wanted, 4 * wanted + 1), *range(wanted - 1, 3, -1)]
+    return next((size for size in sizes if model.accepts(size)), wanted)
+
+
+def _free_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on if there is one already."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+def _training_sentence(run: "Run", dataset: "Dataset") -> str:
+    shape = f"{dataset.pictures.size}×{dataset.pictures.size} {'grey' if dataset.pictures.channels == 1 else 'colour'}"
+    if dataset.pictures.source is not None:
+        shape += f", with {'' if dataset.pictures.matched else 'unmatched '}sources"
+    many = f"{len(dataset.train)} pictures" if dataset.stream is None else f"{len(dataset.stream.shards)} shards"
+    return (
+        f"Training {run.config.recipe} on {dataset.name} ({many}, {shape}; "
+        f"{len(dataset.test.images)} held out) for {run.config.train.steps} steps in {run.folder}."
+    )
+
+
+def _train(run: "Run", dataset: "Dataset", model: "Model", begin: Callable[[], None]) -> int:
+    """Train with the run's folder held; `begin` is called once it is. Returns the exit code."""
+    from tasvir.runs import OutOfSpace
+    from tasvir.training import processes
+    from tasvir.training.loop import Stopped, train
+
+    measure = _watch(run, dataset) if processes.is_writer() else None
+    outcome = "failed"
+    try:
+        with run.locked() if processes.is_writer() else nullcontext():
+            if processes.is_writer():
+                begin()
+            processes.wait()
+            outcome = train(run, dataset, model, measure)
+    except (Stopped, OutOfSpace) as error:
+        print(f"tasvir: {error}", file=sys.stderr)
+    except OSError as error:
+        kept = run.checkpoints()
+        on = f"\nCheckpoint {kept[-1].step} is whole; `tasvir resume {run.folder}` goes on from it." if kept else ""
+        print(f"tasvir: {run.folder} cannot be written: {error.strerror or error}.{on}", file=sys.stderr)
+    finally:
+        processes.stop()
+    if outcome == "failed":
+        return 1
+    if processes.is_writer():
+        step = run.latest().step
+        if outcome == "interrupted":
+            print(f"Interrupted; all is saved at step {step}. `tasvir resume {run.folder}` goes on.", file=sys.stderr)
+        else:
+            print(f"Done: {step} steps in {run.folder}. `tasvir report {run.folder}` shows it.", file=sys.stderr)
+    return 130 if outcome == "interrupted" else 0
+
+
+def _watch(run: "Run", dataset: "Dataset") -> Callable[[int], list[str]] | None:
+    """What measures the run while it is trained, if that was asked for. Raises `Refused` if it cannot be."""
+    if not run.config.train.evaluate_every:
+        return None
+    from tasvir.metrics.watch import Watch
+
+    return Watch(run, dataset)
+
+
+@dataclass(frozen=True)
+class Steps:
+    steps: CountOrZero | None = None
+    """Train up to this many steps instead of the number the run was begun with."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run from its newest checkpoint, exactly as if it had never stopped."""
+
+    run: Folder
+    train: Steps = Steps()
+
+    def __call__(self) -> int:
+        from tasvir.training.allocator import keep_freed_memory
+
+        keep_freed_memory()
+        from tasvir.data import load
+        from tasvir.runs import Run
+        from tasvir.training import processes
+
+        run = Run.open(self.run)
+        checkpoint = run.latest() if any(run.checkpoint_folder.glob("[0-9]*")) else None
+        began = checkpoint.step if checkpoint else 0
+        for sentence in run.damaged():
+            print(f"{sentence} Going on from step {began}.", file=sys.stderr)
+        if self.train.steps is not None:
+            if self.train.steps < began:
+                raise Refused(f"{self.run} is at step {began} already; --train.steps {self.train.steps} is less.")
+            run = replace(run, config=replace(run.config, train=replace(run.config.train, steps=self.train.steps)))
+        if began >= run.config.train.steps:
+            print(f"{self.run} has all its {began} steps; --train.steps N goes on to N.", file=sys.stderr)
+            return 0
+        processes.start(run.config.train.device)
+        dataset = load(replace(run.config.data, size=run.pictures.size))
+        if dataset.pictures != run.pictures or dataset.changed_since(run.dataset):
+            raise Refused(
+                f"The pictures of {run.data_words} are not those the run was trained on.\n"
+                "Put them back as they were, or train anew."
+            )
+
+        def begin() -> None:
+            run.write_config()
+            print(f"Going on from step {began} to {run.config.train.steps}.", file=sys.stderr)
+
+        return _train(run, dataset, _built(run), begin)
