@@ -148,14 +148,16 @@ def test_noise_of_a_seed_is_its_own_and_has_unit_variance() -> None:
 
 
 def test_paths_between_latents() -> None:
-    start, end = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
-    walk = spherical(start, end, 3)
+    start, end = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    three, seven = (torch.linspace(0, 1, steps)[:, None] for steps in (3, 7))
+    walk = spherical(start, end, three)
     assert torch.allclose(walk[1], torch.tensor([math.sqrt(2), math.sqrt(2)]), atol=1e-6)
     assert torch.allclose(walk.norm(dim=1), torch.full((3,), 2.0))
-    assert torch.allclose(linear(start, end, 3)[1], torch.tensor([1.0, 1.0]))
+    assert torch.allclose(linear(start, end, three)[1], torch.tensor([1.0, 1.0]))
     for path in (linear, spherical):
-        assert torch.allclose(path(start, end, 7)[[0, -1]], torch.stack([start, end]), atol=1e-6)
-        assert torch.isfinite(path(start, -start, 5)).all() and torch.isfinite(path(start, 0 * start, 5)).all()
+        assert torch.allclose(path(start, end, seven)[[0, -1]], torch.cat([start, end]), atol=1e-6)
+        assert torch.isfinite(path(start, -start, seven)).all()
+        assert torch.isfinite(path(start, 0 * start, seven)).all()
 
 
 def test_seeds_mix() -> None:

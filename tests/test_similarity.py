@@ -494,12 +494,13 @@ class TestDiversity:
             sample_labels=None,
             reference_labels=labels,
             classes=("red", "green", "blue"),
-            extractor=SimpleNamespace(name="classifier"),
+            extractor=SimpleNamespace(name="classifier", hash="ab12"),
             sample_features=SimpleNamespace(logits=only_two),
             reference_features=SimpleNamespace(logits=logits),
         )
         (value,) = diversity.ms_ssim_diversity(subject)
         assert value.passport["labels"] == "predicted by the classifier"
+        assert value.passport["classifier"] == "ab12", "another classifier may give other labels"
         assert value.note is not None
         assert "green" in value.note
         assert value.note.endswith("There are no two samples of blue.")

@@ -117,7 +117,9 @@ class Opened:
             )
         else:
             ends = Noise(range(seed, seed + 2 * number)).draw(self.model.latent_size)
-        walked = [PATHS[path](start, end, steps) for start, end in zip(ends[::2], ends[1::2], strict=True)]
+        part = torch.linspace(0, 1, steps)[:, None]
+        pairs = zip(ends[::2, None], ends[1::2, None], strict=True)
+        walked = [PATHS[path](start, end, part) for start, end in pairs]
         return self.decoded(torch.cat(walked).numpy())
 
     def manifold(self, side: int) -> np.ndarray:
@@ -154,25 +156,25 @@ class Opened:
         return to_float(torch.from_numpy(np.array(images)).to(self.device))
 
 
-def linear(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """[steps,D] points on the straight line between two latents [D]."""
-    return torch.lerp(start, end, torch.linspace(0, 1, steps)[:, None])
+def linear(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
+    """Points [N,D] on the straight lines between latents [N,D] at `part` [N,1], from 0 to 1; any N may be 1."""
+    return start + (end - start) * part
 
 
-def spherical(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """[steps,D] points between two latents [D], turning at an even rate (Shoemake 1985; White 2016, arXiv 1609.04468).
+def spherical(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
+    """Points [N,D] between latents [N,D] at `part` [N,1] of the angle between them (Shoemake 1985; White 2016, arXiv
+    1609.04468); any N may be 1.
 
     Straight where the two point the same or opposite ways and the angle leaves the plane of turning open.
     """
-    cosine = torch.dot(start, end) / (start.norm() * end.norm()).clamp_min(1e-12)
-    angle = torch.arccos(cosine.clamp(-1, 1))
-    if torch.sin(angle) < 1e-4:
-        return linear(start, end, steps)
-    part = torch.linspace(0, 1, steps)[:, None]
-    return (torch.sin((1 - part) * angle) * start + torch.sin(part * angle) * end) / torch.sin(angle)
+    lengths = (start.norm(dim=1, keepdim=True) * end.norm(dim=1, keepdim=True)).clamp_min(1e-12)
+    angle = ((start * end).sum(1, keepdim=True) / lengths).clamp(-1, 1).arccos()
+    sine = angle.sin()
+    turned = (((1 - part) * angle).sin() * start + (part * angle).sin() * end) / sine
+    return torch.where(sine < 1e-4, linear(start, end, part), turned)
 
 
-PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"linear": linear, "spherical": spherical}
+PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear, "spherical": spherical}
 
 
 def read_latents(path: Path, size: int) -> np.ndarray:

@@ -16,6 +16,8 @@ EXCESS = 0.1
 """A class is named if its mean MS-SSIM is above that of real pictures by more than this …"""
 FEWEST = 20
 """… and at least so many pairs of it were compared, so that chance is an unlikely reason."""
+PREDICTED = "predicted by the classifier"
+"""Where labels come from, where nobody asked for them."""
 
 
 def random_pairs(labels: np.ndarray, pairs: int, seed: int) -> np.ndarray:
@@ -83,6 +85,8 @@ def ms_ssim_diversity(subject: Subject) -> list[Value]:
         return []
     side = min(subject.samples.shape[1:3])
     passport = {"labels": words, "pairs": len(made.likeness), "scales": scales(side), "window": window(side)}
+    if words == PREDICTED:
+        passport["classifier"] = subject.extractor.hash
     value = of_each("ms_ssim_diversity", made.likeness, real=float(real.likeness.mean()), passport=passport)
     note = None if words == "none" else _collapsed(made, real, subject.classes)
     return [replace(value, number=len(subject.samples), note=note)]
@@ -111,7 +115,7 @@ def _labels(subject: Subject) -> tuple[np.ndarray, np.ndarray, str]:
     if subject.classes and subject.extractor.name == "classifier":
         logits = subject.sample_features.logits, subject.reference_features.logits
         assert logits[0] is not None and logits[1] is not None
-        return logits[0].argmax(1), logits[1].argmax(1), "predicted by the classifier"
+        return logits[0].argmax(1), logits[1].argmax(1), PREDICTED
     return np.zeros(len(subject.samples), int), np.zeros(len(subject.reference), int), "none"
 
 

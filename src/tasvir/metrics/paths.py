@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tasvir.core import Noise
+from tasvir.drawing import PATHS
 from tasvir.metrics.perceptual import Network, color, lpips
 from tasvir.metrics.subject import Subject
 from tasvir.metrics.values import Value, bootstrap
@@ -20,29 +21,10 @@ EPSILON = 1e-4
 BATCH = 16
 """Paths at a time: LPIPS keeps the pictures of every layer."""
 
-Interpolation = Callable[[Tensor, Tensor, Tensor], Tensor]
 NETWORK: Network = "vgg"
 """By which two pictures of a path are compared, as in the paper."""
 
 
-def linear(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
-    """Points [N,D] on the straight lines between latents [N,D] at `part` [N,1], from 0 to 1."""
-    return start + (end - start) * part
-
-
-def spherical(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
-    """Points [N,D] between latents [N,D] at `part` [N,1] of the angle between them (Shoemake 1985).
-
-    Straight where the two point the same or opposite ways and the angle leaves the plane of turning open.
-    """
-    lengths = (start.norm(dim=1, keepdim=True) * end.norm(dim=1, keepdim=True)).clamp_min(1e-12)
-    angle = ((start * end).sum(1, keepdim=True) / lengths).clamp(-1, 1).arccos()
-    sine = angle.sin()
-    turned = (((1 - part) * angle).sin() * start + (part * angle).sin() * end) / sine
-    return torch.where(sine < 1e-4, linear(start, end, part), turned)
-
-
-INTERPOLATIONS: dict[str, Interpolation] = {"linear": linear, "spherical": spherical}
 SAMPLINGS: dict[str, Callable[[int, torch.Generator], Tensor]] = {
     "full": lambda number, generator: torch.rand(number, 1, generator=generator, dtype=torch.float64),
     "end": lambda number, generator: torch.zeros(number, 1, dtype=torch.float64),
@@ -67,7 +49,7 @@ def path_length(
     pictures, `distance` takes two batches of those to [B]. Latents are interpolated in float64, since a step is small
     against what float32 can tell apart.
     """
-    between = INTERPOLATIONS[interpolate]
+    between = PATHS[interpolate]
     parts = SAMPLINGS[sampling](len(start), torch.Generator().manual_seed(seed))
     found = []
     for place in range(0, len(start), BATCH):

@@ -99,7 +99,8 @@ def dense_discriminator(config: GANConfig, pictures: Pictures) -> nn.Module:
 
 MNIST = (
     "MNIST test split (10,000 pictures; diversity 2,000), pixels in [0,1], averaged weights, seed 0; "
-    "2 cores of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
+    "2 cores of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0; distances in the features of the classifier "
+    "with accuracy 0.9926 and sha256 782ea0ad…"
 )
 """Where and how the numbers of these recipes were measured."""
 
