@@ -165,6 +165,21 @@ class Pictures:
     """The pictures that these are made from, in sets of pairs."""
     matched: bool = True
     """Whether each source belongs to its picture (pairs), or the two sets only lie side by side (unmatched)."""
+    levels: int = 256
+    """How many different values a channel has: 2 in binarized sets."""
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """The trained model that a run stands on; its weights are in the run's own checkpoints."""
+
+    recipe: str
+    model: Any
+    run: str
+    """Folder of the run that trained it; one inside the run's own folder is named relative to that."""
+    step: int = 0
+    weights: str = ""
+    """sha256 of its weights; empty until it is trained."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,7 @@ class RunConfig:
     data: DataConfig
     train: TrainConfig
     model: Any
+    foundation: Foundation | None = None
 
 
 def flag(path: str) -> str:

@@ -20,6 +20,8 @@ class Batch:
     """[B] int64 class."""
     source: Tensor | None = None
     """[B,C',H',W'] float in [-1,1]: picture to translate or enlarge."""
+    prepared: Tensor | None = None
+    """[B,...]: what `Model.prepare` makes of the pictures, where it was computed for the whole set before training."""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -57,6 +59,10 @@ class Model(nn.Module):
     """In words, the picture sizes that `accepts` says yes to."""
     needs: tuple[str, ...] = ()
     """What must stand beside every picture to train it: `labels`, `source`."""
+    stands_on: str | None = None
+    """The ability that the model's `foundation` must have; None if it stands on no other model."""
+    conditional: bool = False
+    """Whether it draws, encodes and decodes for a class: then those abilities take `label`, [N] int64, last."""
 
     @staticmethod
     def accepts(size: int) -> bool:
@@ -74,10 +80,23 @@ class Model(nn.Module):
             return "needs pairs, and these are single pictures: --data.derive makes pairs of them"
         return None
 
-    def __init__(self, config: Any, pictures: Pictures):
+    def __init__(self, config: Any, pictures: Pictures, foundation: "Model | None" = None):
         super().__init__()
         self.config = config
         self.pictures = pictures
+        self.foundation = None if foundation is None else foundation.requires_grad_(False).eval()
+        """A trained model that this one stands on: frozen, and kept in this model's own checkpoints."""
+
+    def train(self, mode: bool = True) -> "Model":
+        """As in torch; the foundation never changes, so it stays in evaluation mode."""
+        super().train(mode)
+        if self.foundation is not None:
+            self.foundation.eval()
+        return self
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """What the foundation makes of pictures, [N,C,H,W] in [-1,1] → [N,...]; comes back as `Batch.prepared`."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +142,10 @@ class Noise:
     def draw(self, *shape: int, device: Any = "cpu") -> Tensor:
         """[N, *shape] float32, zero mean and unit variance; each call goes on where the last one stopped."""
         return torch.stack([draw_noise(self.kind, shape, generator) for generator in self.generators]).to(device)
+
+    def uniform(self, *shape: int, device: Any = "cpu") -> Tensor:
+        """[N, *shape] float32 in [0,1), whatever `kind` is; to draw what is discrete."""
+        return torch.stack([torch.rand(*shape, generator=generator) for generator in self.generators]).to(device)
 
 
 @runtime_checkable
@@ -174,12 +197,44 @@ class Scores(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsLikelihood(Protocol):
+    def log_likelihood(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to log p(x) in nats, [N]: exact, no bound."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A square of discrete codes."""
+
+    side: int
+    codes: int
+    """How many different ones there are."""
+
+
+@runtime_checkable
+class Tokenizes(Protocol):
+    grids: tuple[Grid, ...]
+    """Coarsest first."""
+
+    def tokenize(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to the codes of all grids, each row by row, one after another: [N,T] int64."""
+        ...
+
+    def detokenize(self, codes: Tensor) -> Tensor:
+        """[N,T] int64, as `tokenize` gives them, to [N,C,H,W] float in [-1,1]."""
+        ...
+
+
 ABILITIES: dict[str, type] = {
     "sample": Samples,
     "reconstruct": Reconstructs,
     "encode": Encodes,
     "decode": Decodes,
     "bound": Scores,
+    "log_likelihood": KnowsLikelihood,
+    "tokenize": Tokenizes,
 }
 
 
@@ -218,6 +273,8 @@ class Recipe:
     """The same config, small enough for a test."""
     best: str = "frechet"
     """The metric whose best checkpoint is kept when it is measured while training."""
+    foundation: str | None = None
+    """The recipe that is trained first, for `model` to stand on, where no run is named."""
     expect: tuple[Expectation, ...] = ()
 
     def preset(
