@@ -5,15 +5,10 @@ few steps each time; medians over all rounds and their ratio are printed.
 """
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
-STEPS, WARMUP = 6, 3
+import sides
+
 CASES = {
     "dcgan": ("DCGAN 64×64×3, batch 64, width 512 (pytorch/examples' size)", {"width": 512}),
     "dcgan-paper": ("DCGAN 64×64×3, batch 64, width 1024 (the paper's size)", {"width": 1024}),
@@ -104,46 +99,7 @@ def serve(name: str, ours: bool) -> None:
         def step(number: int) -> None:
             plain(batches[number].image)
 
-    number = 0
-    for _ in range(WARMUP):
-        step(number)
-        number += 1
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        times = []
-        for _ in range(STEPS):
-            began = time.perf_counter()
-            step(number)
-            times.append(time.perf_counter() - began)
-            number += 1
-        print(json.dumps(times), flush=True)
-
-
-def compare(name: str, rounds: int) -> None:
-    servers = []
-    for side in ("theirs", "ours"):
-        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))}
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", name, side],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        assert process.stdout and process.stdout.readline() == "ready\n"
-        servers.append(process)
-    times: list[list[float]] = [[], []]
-    for round_ in range(rounds):
-        for side in (0, 1) if round_ % 2 == 0 else (1, 0):
-            process = servers[side]
-            assert process.stdin and process.stdout
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            times[side] += json.loads(process.stdout.readline())
-    for process in servers:
-        process.kill()
-    theirs, ours = (statistics.median(side) for side in times)
-    print(f"{CASES[name][0]:<62} tutorial {theirs:.3f} s   tasvir {ours:.3f} s   {theirs / ours:.2f}×", flush=True)
+    sides.serve(step)
 
 
 if __name__ == "__main__":
@@ -155,8 +111,6 @@ if __name__ == "__main__":
     if words.serve:
         serve(words.serve[0], words.serve[1] == "ours")
     else:
-        import torch
-
-        print(f"torch {torch.__version__}, {os.cpu_count()} cores, medians of {words.rounds * STEPS} steps", flush=True)
+        sides.heading()
         for case in words.cases:
-            compare(case, words.rounds)
+            sides.row(CASES[case][0], "tutorial", *sides.medians(__file__, case, words.rounds))

@@ -12,8 +12,10 @@ import torch
 from tasvir.config import DataConfig, Pictures, RunConfig, TrainConfig
 from tasvir.core import Batch, Model
 from tasvir.data import Dataset, load
-from tasvir.models import recipe
+from tasvir.models import build, recipe, usual_foundation
 from tasvir.runs import Run
+from tasvir.training.foundation import described
+from tasvir.training.loop import train
 from tasvir.training.state import State
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -46,8 +48,9 @@ def tiny_data(size: int) -> Dataset:
 
 def tiny_model(name: str, size: int | None = None, channels: int = 1) -> Model:
     torch.manual_seed(0)
-    found = recipe(name)
-    return found.model(found.tiny, Pictures(channels, size or size_for(name)))
+    classes = tuple("0123456789") if "labels" in recipe(name).model.needs else ()
+    pictures = Pictures(channels, size or size_for(name), classes)
+    return build(name, recipe(name).tiny, pictures, usual_foundation(name, tiny=True))
 
 
 def tiny_batch(size: int, number: int = 8) -> Batch:
@@ -56,9 +59,9 @@ def tiny_batch(size: int, number: int = 8) -> Batch:
     return Batch(images, torch.from_numpy(np.array(data.train.labels[:number])))
 
 
-def tiny_run(name: str, folder: Path, **settings: object) -> tuple[Run, Dataset]:
-    """A run folder of a recipe's tiny form, not trained yet."""
-    data = tiny_data(size_for(name))
+def tiny_run(name: str, folder: Path, size: int | None = None, **settings: object) -> tuple[Run, Dataset]:
+    """A run folder of a recipe's tiny form, not trained yet; what it stands on has been."""
+    data = tiny_data(size or size_for(name))
     usual = {
         "steps": 6,
         "batch_size": 8,
@@ -67,12 +70,18 @@ def tiny_run(name: str, folder: Path, **settings: object) -> tuple[Run, Dataset]
         "checkpoint_every": 3,
         "tensorboard": False,
     }
+    below = usual_foundation(name, tiny=True)
+    if below is not None:
+        first, _ = tiny_run(below.recipe, folder / below.run, size=data.pictures.size)
+        train(first, data)
+        below = described(first, below.run)
     config = RunConfig(
         recipe=name,
         seed=0,
         data=DataConfig(source=("digits",), size=data.pictures.size, limit=200),
         train=TrainConfig(**{**usual, "precision": "float32", **settings}),  # type: ignore[arg-type]
         model=recipe(name).tiny,
+        foundation=below,
     )
     return Run(folder, config, data.pictures, data.description).create(), data
 

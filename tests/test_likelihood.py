@@ -13,7 +13,8 @@ from conftest import tiny_model
 from tasvir.config import Pictures
 from tasvir.core import Noise, Scores
 from tasvir.losses.likelihoods import LIKELIHOODS, gaussian
-from tasvir.metrics.likelihood import active_units, bits_per_dimension, importance_bound, likelihood
+from tasvir.metrics.evaluate import METRICS, _rows
+from tasvir.metrics.likelihood import active_units, bits_per_dimension, exact_likelihood, importance_bound, likelihood
 from tasvir.metrics.values import Value
 
 LATENT, SIDE, DEVIATION = 3, 4, 0.5
@@ -28,6 +29,7 @@ class LinearGaussian:
 
     latent_size = LATENT
     config = SimpleNamespace(reconstruction="gaussian", scale=DEVIATION)
+    pictures = Pictures(1, SIDE)
 
     def __init__(self, shift: float = 0.0, wider: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -251,3 +253,79 @@ def test_real_pictures_go_through_it() -> None:
     assert list(found) == names.split()
     assert found["bits_per_dim"].value == pytest.approx(-found["importance_bound"].value / 64 / math.log(2))
     assert found["bound"].passport["scale"] == 1.0
+
+
+class Levels:
+    """Independent pixels whose levels have the given shares, [levels]; told a class, those of its row."""
+
+    conditional = False
+    device = "cpu"
+
+    def __init__(self, shares: np.ndarray):
+        self.log_shares = torch.from_numpy(np.log(shares))
+        self.pictures = Pictures(1, SIDE, levels=shares.shape[-1])
+
+    def log_likelihood(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        level = ((image.flatten(1) + 1) / 2 * (self.pictures.levels - 1)).round().long()
+        table = self.log_shares if label is None else self.log_shares[label]
+        return table.expand(len(image), -1).gather(1, level).sum(1)
+
+
+def exactly(model: Levels, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Value]:
+    opened = SimpleNamespace(model=model, tensor=tensor)
+    subject = SimpleNamespace(opened=opened, reference=images, reference_labels=labels, seed=0, draws=1)
+    return {value.metric: value for value in exact_likelihood(subject)}  # type: ignore[arg-type]
+
+
+def test_an_exact_likelihood_is_counted_by_hand() -> None:
+    """Black and white: log p is the number of white pixels times log 0.2 and of black ones times log 0.8."""
+    images = np.where(pictures(130) > 200, np.uint8(255), np.uint8(0))
+    white = (images == 255).sum((1, 2, 3))
+    nats = white * math.log(0.2) + (PIXELS - white) * math.log(0.8)
+    found = exactly(Levels(np.array([0.8, 0.2])), images)
+    assert list(found) == ["log_likelihood", "bits_per_dim"]
+    assert found["log_likelihood"].value == pytest.approx(nats.mean())
+    low, high = found["log_likelihood"].interval or (0, 0)
+    assert low < nats.mean() < high and high - low == pytest.approx(4 * nats.std() / 130**0.5, rel=0.15)
+    assert found["bits_per_dim"].value == pytest.approx(-nats.mean() / PIXELS / math.log(2))
+    assert found["log_likelihood"].passport == {"likelihood": "exact", "unit": "nats, pixels 0 or 1"}
+    assert found["bits_per_dim"].note is None and found["log_likelihood"].number == 130
+
+
+def test_even_odds_cost_the_bits_of_their_levels() -> None:
+    found = exactly(Levels(np.full(256, 1 / 256)), pictures(10))
+    assert found["bits_per_dim"].value == pytest.approx(8) and found["bits_per_dim"].note is None
+    assert found["log_likelihood"].passport["unit"] == "nats, pixels of 256 levels"
+    shares = np.where(np.arange(256) < 200, 1e-3, 0.8 / 56)
+    wrong = exactly(Levels(shares), np.zeros((4, SIDE, SIDE, 1), np.uint8))
+    assert "does worse" in (wrong["bits_per_dim"].note or "")
+
+
+def test_classes_are_told_to_models_that_take_them_and_stand_in_the_passport() -> None:
+    model = Levels(np.array([[0.9, 0.1], [0.1, 0.9]]))
+    labels = np.arange(100) % 2
+    images = np.where(labels[:, None, None, None], np.uint8(255), np.uint8(0)) * np.ones((1, SIDE, SIDE, 1), np.uint8)
+    model.conditional = True
+    found = exactly(model, images, labels)
+    assert found["log_likelihood"].value == pytest.approx(PIXELS * math.log(0.9))
+    assert found["log_likelihood"].passport["given"] == "class"
+
+
+def test_binarized_pictures_stand_in_the_passport() -> None:
+    model = LinearGaussian()
+    model.config = SimpleNamespace(reconstruction="bernoulli", scale=None)
+    grey = measured(model, pictures(5), draws=2)
+    model.pictures = Pictures(1, SIDE, levels=2)
+    binary = measured(model, pictures(5), draws=2)
+    assert grey["bound"].passport["unit"] == "nats, pixels in [0,1]"
+    assert binary["bound"].passport["unit"] == "nats, pixels 0 or 1"
+    assert grey["bits_per_dim"].passport["probability"] == "Bernoulli, pixels as shares of 1"
+    assert binary["bits_per_dim"].passport["probability"] == "Bernoulli, pixels 0 or 1"
+    model.scale = 0.25  # type: ignore[attr-defined]
+    assert measured(model, pictures(5), draws=2)["bound"].passport["scale"] == 0.25
+
+
+def test_bits_are_measured_by_whichever_row_can() -> None:
+    assert _rows(["bits_per_dim"], {"bound"}) == ["bound"] and _rows(["bits_per_dim"]) == ["bound"]
+    assert _rows(["bits_per_dim"], {"log_likelihood"}) == ["likelihood"]
+    assert _rows(["log_likelihood"]) == ["likelihood"] and METRICS["likelihood"].needs == ("log_likelihood",)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from tasvir.losses.divergences import kl_from_standard_normal
 from tasvir.losses.games import GAMES, GameConfig, clip_weights, gradient_penalty, r1_penalty
-from tasvir.losses.likelihoods import LIKELIHOODS, bernoulli, gaussian, kl_from_standard_normal
+from tasvir.losses.likelihoods import LIKELIHOODS, bernoulli, gaussian
 
 REAL, FAKE = torch.tensor([0.3, -1.2, 2.0]), torch.tensor([-0.4, 0.8, -3.0])
 

@@ -86,7 +86,7 @@ def test_every_accepted_size_can_be_built(name: str) -> None:
 def _grey(size: int):  # type: ignore[no-untyped-def]
     from tasvir.core import Batch
 
-    return Batch(torch.rand(2, 1, size, size) * 2 - 1)
+    return Batch(torch.rand(2, 1, size, size) * 2 - 1, torch.tensor([0, 1]))
 
 
 @EVERY

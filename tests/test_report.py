@@ -107,11 +107,13 @@ def test_a_vae_has_every_panel_and_each_is_filled(changeable: Any, tmp_path: Pat
     noise = np.random.default_rng(0).integers(0, 255, (15, 8, 8, 1), np.uint8)
     pictures.grid(noise, 5, least=28).save(folder / "figures" / "nearest.png")
     page = page_of(folder, out=tmp_path / "page.html")
-    assert [title for title in page.titles if "noticed" not in title] == [panel.title for panel in panels.PANELS]
+    able = [panel.title for panel in panels.PANELS if "tokenize" not in panel.needs]
+    assert [title for title in page.titles if "noticed" not in title] == able
     assert "could not be drawn" not in page.text
     assert [json.loads(figure["data-steps"] or "") for figure in page.all("figure", "data-steps")] == [[0, 3, 6]]
-    # samples, three frames, reconstructions, manifold, interpolations, nearest training pictures
-    assert len(page.images()) == 1 + 3 + 1 + 1 + 1 + 1
+    # samples, three frames, reconstructions, manifold, interpolations, traversals, arithmetic, samples reconstructed,
+    # nearest training pictures, samples from both priors
+    assert len(page.images()) == 1 + 3 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 2
     slider = page.all("input")[0]
     assert (slider["type"], slider["max"], slider["value"]) == ("range", "2", "2")
     for word in ("vae-2d", "digits", "reconstruction", "kl", "tasvir train vae-2d"):
@@ -146,7 +148,8 @@ def test_panels_follow_what_a_model_can_do(trained: dict[str, Path], tmp_path: P
     assert {"Samples", "Interpolations"} < set(gan.titles)
     assert not {"Reconstructions", "Latent space", "Manifold"} & set(gan.titles)
     assert {"Reconstructions", "Latent space", "Interpolations"} < set(ae.titles)
-    assert not {"Samples", "Manifold"} & set(ae.titles)
+    assert not {"Samples", "Manifold", "Own samples, reconstructed", "Codebook usage"} & set(ae.titles)
+    assert {"Traversals", "Attribute arithmetic", "Samples from a mixture"} < set(ae.titles)
     assert "discriminator" in gan.text and "generator" in gan.text
     assert "its reconstruction: slide" in ae.text  # the timeline is of pairs
 
@@ -188,8 +191,9 @@ def test_without_its_pictures_a_run_still_has_a_page_that_says_so(tmp_path: Path
     shutil.rmtree(source)
     page = page_of(run.folder, out=tmp_path / "page.html")
     assert "as drawn while training, at step 6" in page.text and str(source) in page.text
-    assert page.text.count("This could not be drawn") == 2  # the latent space, and walks between held-out pictures
-    assert len(page.images()) == 1 + 3 + 1  # samples, frames, and the reconstructions of the folder
+    # the latent space, walks between held-out pictures, traversals, the aggregate posterior, the mixture
+    assert page.text.count("This could not be drawn") == 5
+    assert len(page.images()) == 1 + 3 + 1 + 1  # samples, frames, reconstructions of the folder and of own samples
 
 
 def test_other_pictures_under_the_same_name_are_not_shown_as_the_run_s(changeable: Any, tmp_path: Path) -> None:

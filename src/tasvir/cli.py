@@ -17,14 +17,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("training.Resume", "go on with a run, exactly; --train.steps extends it"),
     "sample": ("drawing.Sample", "draw new pictures"),
     "reconstruct": ("drawing.Reconstruct", "pictures beside what the model makes of them"),
-    "interpolate": ("drawing.Interpolate", "walk through the latent space from one picture to the next"),
-    "manifold": ("drawing.Manifold", "all of a two-dimensional latent space in one picture"),
-    "scatter": ("drawing.Scatter", "where the test pictures lie in the latent space, coloured by class"),
-    "encode": ("drawing.Encode", "pictures to latents (.npz)"),
-    "decode": ("drawing.Decode", "latents (.npz) to pictures"),
+    "interpolate": ("latents.Interpolate", "walk through the latent space from one picture to the next"),
+    "manifold": ("latents.Manifold", "all of a two-dimensional latent space in one picture"),
+    "traverse": ("latents.Traverse", "one latent dimension after another, those that tell most first"),
+    "arithmetic": ("latents.Arithmetic", "pictures moved from one class towards another: --minus A --plus B"),
+    "scatter": ("latents.Scatter", "where the test pictures lie in the latent space, coloured by class"),
+    "aggregate": ("latents.Aggregate", "the prior against the aggregate posterior"),
+    "encode": ("latents.Encode", "pictures to latents or codes (.npz)"),
+    "decode": ("latents.Decode", "latents or codes (.npz) to pictures"),
     "evaluate": ("measuring.Evaluate", "measure a run, or pictures by any software; every number with its passport"),
     "compare": ("measuring.Compare", "one table for several runs, as page, CSV or LaTeX"),
     "report": ("measuring.Report", "one self-contained HTML page"),
+    "estimators": ("estimators.Estimators", "gradient estimators, measured against exact gradients"),
 }
 """Command → (its class in the package commands, what it does)."""
 

@@ -134,6 +134,8 @@ class DataConfig:
     """For pairs, which of the two is learned; A is the left half, the first folder, trainA."""
     derive: Literal["none", "low-resolution", "grey", "edges", "masked"] = "none"
     """Make pairs of plain pictures: what is made of each is the source, and the picture is learned from it."""
+    binarize: Literal["none", "static", "dynamic"] = "none"
+    """Make grey pixels black or white, with their value as the chance of white: once, or anew whenever trained on."""
     scale: Literal[2, 3, 4] = 4
     """How many times smaller the low resolution is."""
     mask: PositiveFraction = 0.5
@@ -256,6 +258,7 @@ def _converter() -> Any:
     converter.register_structure_hook_func(
         lambda kind: _plain_type(kind) == tuple[str, ...], lambda value, kind: _words(value)
     )
+    converter.register_structure_hook_func(_is_number_or_word, _number_or_word)
     return converter
 
 
@@ -265,6 +268,23 @@ def _words(value: Any) -> tuple[str, ...]:
     if not all(isinstance(word, str) for word in words):
         raise ValueError("not a list of words")
     return words
+
+
+def _is_number_or_word(kind: Any) -> bool:
+    """Whether a type is a number, or one of some words, or perhaps None."""
+    options = [_plain_type(option) for option in typing.get_args(kind)]
+    return float in options and any(typing.get_origin(option) is Literal for option in options)
+
+
+def _number_or_word(value: Any, kind: Any) -> float | str | None:
+    """A value of such a type. Raises `ValueError` for anything else."""
+    options = typing.get_args(kind)
+    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    if value in words or (value is None and type(None) in options):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"neither a number nor one of {', '.join(words)}")
+    return float(value)
 
 
 def _plain_type(hint: Any) -> Any:

@@ -6,20 +6,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tasvir.config import Refused, nearest
-from tasvir.core import ABILITIES, Encodes, Noise, NoiseKind, abilities
+from tasvir.core import ABILITIES, Encodes, Grid, Noise, NoiseKind
 from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
 from tasvir.runs import Run
 from tasvir.training.precision import choose_device
 
+if TYPE_CHECKING:
+    from tasvir.density import Mixture
+
 BATCH = 64
+PriorName = Literal["model", "mixture"]
+Labels = Sequence[int] | np.ndarray | None
+"""[N] class of each picture, for models that draw, encode and decode for one; None leaves the choice to the model."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,21 @@ class Opened:
         self.device = choose_device("auto")
         self.model: Any
         self.model, self.step = self.run.load_model(step, device=self.device)
-        if ability and not isinstance(self.model, ABILITIES[ability]):
-            can = ", ".join(abilities(self.model))
-            raise Refused(f"{self.run.config.recipe} cannot {ability}; it can {can}.")
+        self.require(*filter(None, [ability]))
+
+    def require(self, *names: str) -> None:
+        """Raise `Refused` if the model lacks one of these abilities."""
+        can = [name for name in ABILITIES if isinstance(self.model, ABILITIES[name])]
+        for name in names:
+            if name not in can:
+                if name == "sample" and {"encode", "decode"} <= set(can):
+                    can.append("sample with --prior mixture")
+                raise Refused(f"{self.run.config.recipe} cannot {name}; it can {', '.join(can)}.")
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model draws, encodes and decodes for a class."""
+        return bool(getattr(self.model, "conditional", False))
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -75,55 +93,163 @@ class Opened:
         """`number` times the class of that name or number. Raises `Refused` if the run knows no such class."""
         if label is None:
             return None
-        classes = self.run.pictures.classes
-        if not getattr(self.model, "conditional", False):
+        if not self.conditional:
             raise Refused(f"{self.run.config.recipe} does not know classes, so --label {label} has no meaning.")
-        if label in classes:
-            return [classes.index(label)] * number
-        if label.isdigit() and int(label) < len(classes):
-            return [int(label)] * number
-        raise Refused(f"There is no label {label!r}.{nearest(label, classes)}\nThere are {', '.join(classes)}.")
+        return [class_number(label, self.run.pictures.classes)] * number
 
-    def samples(self, seeds: Sequence[int], kind: NoiseKind = "normal", labels: list[int] | None = None) -> np.ndarray:
-        """One picture for each seed."""
-        classes = None if labels is None else torch.tensor(labels, device=self.device)
+    def labels_beside(self, source: str | None, number: int, label: str | None = None) -> list[int] | None:
+        """Classes of the pictures that `real` gives, for models that know classes: that of `label`, else of the
+        held-out pictures their own; None where they are not known.
+        """
+        asked = self.labels(label, number)
+        own = self.dataset.test.labels if self.conditional and source is None and asked is None else None
+        return asked if own is None else [int(one) for one in own[:number]]
+
+    def classes_of(self, images: np.ndarray, labels: list[int] | None) -> list[int] | None:
+        """The labels, or for models that know classes and were told none, the likeliest class of each picture.
+
+        Raises `Refused` if the model cannot tell it.
+        """
+        if not self.conditional or labels is not None:
+            return labels
+        likeliest = getattr(self.model, "likeliest", None)
+        if likeliest is None:
+            raise Refused(f"{self.run.config.recipe} decodes for a class: say which with --label.")
+        found = _in_batches(
+            lambda rows: likeliest(self.tensor(images[rows])),
+            len(images),
+            convert=lambda classes: classes.cpu().numpy(),
+        )
+        return [int(one) for one in found]
+
+    def classes_in_turn(self, number: int) -> list[int] | None:
+        """One class after another, so many in all, for models that know classes."""
+        classes = len(self.run.pictures.classes)
+        return [position % classes for position in range(number)] if self.conditional and classes else None
+
+    @cached_property
+    def mixture(self) -> "Mixture":
+        """The mixture of Gaussians over the latents of training pictures (see `density`)."""
+        from tasvir.density import mixture_of
+
+        return mixture_of(self)
+
+    def samples(
+        self,
+        seeds: Sequence[int],
+        kind: NoiseKind = "normal",
+        labels: Labels = None,
+        prior: PriorName = "model",
+    ) -> np.ndarray:
+        """One picture for each seed, its latent from the model's own prior or from the mixture fitted after training.
+
+        Raises `Refused` where the model does not encode and decode, which a mixture needs.
+        """
+        classes = self._classes(labels)
+        if prior == "mixture":
+            self.require("encode", "decode")
+            latents, groups = self.mixture.draw(Noise(seeds, kind), classes)
+            return self.decoded(latents.numpy(), groups.numpy() if self.conditional else None)
 
         def draw(rows: slice) -> Tensor:
             return self.model.sample(Noise(seeds[rows], kind), None if classes is None else classes[rows])
 
         return _in_batches(draw, len(seeds))
 
-    def reconstructions(self, real: np.ndarray) -> np.ndarray:
-        return _in_batches(lambda rows: self.model.reconstruct(self.tensor(real[rows])), len(real))
+    def reconstructions(self, real: np.ndarray, labels: Labels = None) -> np.ndarray:
+        chosen = self._chosen(labels)
+        return _in_batches(lambda rows: self.model.reconstruct(self.tensor(real[rows]), **chosen(rows)), len(real))
 
-    def latents(self, source: str | None, number: int) -> np.ndarray:
-        """[N,D] float32 latents of pictures (see `real`)."""
-        return self._encode(self.real(source, number))
+    def latents(self, source: str | None, number: int, labels: Labels = None) -> np.ndarray:
+        """[N,D] float32 latents of pictures (see `real`); held-out ones are encoded with their own classes."""
+        return self.encoded(self.real(source, number), self.labels_beside(source, number) if labels is None else labels)
 
-    def decoded(self, latents: np.ndarray) -> np.ndarray:
-        latent = torch.from_numpy(latents).float().to(self.device)
-        return _in_batches(lambda rows: self.model.decode(latent[rows]), len(latent))
+    def encoded(self, images: np.ndarray, labels: Labels = None) -> np.ndarray:
+        """[N,D] float32 latents of pictures uint8 [N,H,W,C], which are read a batch at a time."""
+        chosen = self._chosen(labels)
+        return _in_batches(
+            lambda rows: self.model.encode(self.tensor(images[rows]), **chosen(rows)), len(images), convert=_as_float
+        )
 
-    def walks(self, source: str | None, number: int, steps: int, path: str, seed: int) -> np.ndarray:
-        """`number` walks of `steps` pictures, one after another; between pictures if the model encodes."""
-        real = self.real(source, 2 * number) if isinstance(self.model, Encodes) else None
-        if real is not None and len(real) > 1:
-            ends = torch.from_numpy(self._encode(real[: len(real) // 2 * 2]))
-        elif real is not None and source is not None:
-            raise Refused(f"A walk needs at least two pictures; {source} has one.")
+    def decoded(self, latents: np.ndarray, labels: Labels = None) -> np.ndarray:
+        latent, chosen = torch.from_numpy(latents).float().to(self.device), self._chosen(labels)
+        return _in_batches(lambda rows: self.model.decode(latent[rows], **chosen(rows)), len(latent))
+
+    def tokenized(self, images: np.ndarray) -> np.ndarray:
+        """[N,T] int64 codes of pictures."""
+        return _in_batches(
+            lambda rows: self.model.tokenize(self.tensor(images[rows])),
+            len(images),
+            convert=_as_whole,
+        )
+
+    def detokenized(self, codes: np.ndarray) -> np.ndarray:
+        values = torch.from_numpy(codes).to(self.device)
+        return _in_batches(lambda rows: self.model.detokenize(values[rows]), len(values))
+
+    def _classes(self, labels: Labels) -> Tensor | None:
+        return None if labels is None else torch.as_tensor(np.asarray(labels, np.int64), device=self.device)
+
+    def _chosen(self, labels: Labels) -> Callable[[slice], dict[str, Tensor]]:
+        """What the model is told of classes, for the pictures of a slice."""
+        classes = self._classes(labels) if self.conditional else None
+        return lambda rows: {} if classes is None else {"label": classes[rows]}
+
+    def walks(
+        self, source: str | None, number: int, steps: int, path: str, seed: int, label: str | None = None
+    ) -> np.ndarray:
+        """`number` walks of `steps` pictures, one after another; between pictures if the model encodes.
+
+        Models that know classes walk within one: that of `label`, else each class of held-out pictures in its turn.
+        """
+        classes = self.labels(label, 2 * number)
+        if isinstance(self.model, Encodes):
+            if source is None and self.conditional:
+                real, classes = self._pairs(number, classes)
+            else:
+                real = self.real(source, 2 * number)
+                real = real[: len(real) // 2 * 2]
+            if not len(real) and source is not None:
+                raise Refused(f"A walk needs at least two pictures; {source} has one.")
+            if self.conditional and classes is None:
+                raise Refused(f"{self.run.config.recipe} walks within one class: say which with --label.")
+            classes = None if classes is None else classes[: len(real)]
+            ends = torch.from_numpy(self.encoded(real, classes)) if len(real) else self._random(number, seed)
         elif source is not None:
             raise Refused(
                 f"{self.run.config.recipe} cannot encode pictures; leave them out to walk between random latents."
             )
         else:
-            ends = Noise(range(seed, seed + 2 * number)).draw(self.model.latent_size)
+            ends = self._random(number, seed)
         part = torch.linspace(0, 1, steps)[:, None]
         pairs = zip(ends[::2, None], ends[1::2, None], strict=True)
-        walked = [PATHS[path](start, end, part) for start, end in pairs]
-        return self.decoded(torch.cat(walked).numpy())
+        walked = torch.cat([PATHS[path](start, end, part) for start, end in pairs])
+        return self.decoded(walked.numpy(), None if classes is None else np.repeat(classes[::2], steps))
 
-    def manifold(self, side: int) -> np.ndarray:
-        """side² pictures, rows from the top: latent coordinates at even quantiles of the standard normal prior."""
+    def _random(self, number: int, seed: int) -> Tensor:
+        return Noise(range(seed, seed + 2 * number)).draw(self.model.latent_size)
+
+    def _pairs(self, number: int, classes: list[int] | None) -> tuple[np.ndarray, list[int]]:
+        """At most `number` pairs of held-out pictures of one class, one after another, and the class of each picture.
+
+        Raises `Refused` if there is no such pair.
+        """
+        known = np.asarray(self.dataset.test.labels)
+        wanted = classes[:1] if classes else range(len(self.run.pictures.classes))
+        members = [np.flatnonzero(known == one) for one in wanted]
+        most = max(map(len, members))
+        places = [rows[start : start + 2] for start in range(0, most - 1, 2) for rows in members]
+        places = [pair for pair in places if len(pair) == 2][:number]
+        if not places:
+            raise Refused(f"{self.run.data_words} has no two held-out pictures of the class to walk between.")
+        chosen = np.concatenate(places)
+        return np.stack([self.held_out[place] for place in chosen]), [int(one) for one in known[chosen]]
+
+    def manifold(self, side: int, label: str | None = None) -> np.ndarray:
+        """side² pictures, rows from the top: latent coordinates at even quantiles of the standard normal prior.
+
+        Models that know classes show the one of `label`, or else the first.
+        """
         if self.model.latent_size != 2:
             raise Refused(
                 f"A manifold is of two latent dimensions; {self.run.folder} has {self.model.latent_size}.\n"
@@ -133,23 +259,16 @@ class Opened:
 
         axis = norm.ppf((np.arange(side) + 0.5) / side)
         across, down = np.meshgrid(axis, axis[::-1])
-        return self.decoded(np.stack([across.ravel(), down.ravel()], axis=1))
+        return self.decoded(np.stack([across.ravel(), down.ravel()], axis=1), self.labels(label, side**2))
 
-    def scatter(self, number: int) -> Points:
-        """Held-out pictures' latents; more than two dimensions are projected onto their two principal components."""
-        latents = self._encode(np.asarray(self.held_out[:number]))
-        axes = ("first latent dimension", "second latent dimension")
-        if latents.shape[1] != 2:
-            centred = latents - latents.mean(0)
-            directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
-            plane = centred @ directions.T
-            plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # of one latent dimension, or one picture
-            latents, axes = plane, ("first principal component", "second principal component")
+    def scatter(self, number: int, method: str = "pca") -> Points:
+        """Held-out pictures' latents; more than two dimensions are brought into the plane by a row of `PLANES`."""
+        from tasvir.latent_space import in_plane
+
+        latents = self.latents(None, number)
+        plane, axes = in_plane(latents, method)
         labels = self.dataset.test.labels
-        return Points(latents, None if labels is None else np.asarray(labels[:number]), self.run.pictures.classes, axes)
-
-    def _encode(self, images: np.ndarray) -> np.ndarray:
-        return _in_batches(lambda rows: self.model.encode(self.tensor(images[rows])), len(images), convert=_as_float)
+        return Points(plane, None if labels is None else np.asarray(labels[:number]), self.run.pictures.classes, axes)
 
     def tensor(self, images: np.ndarray) -> Tensor:
         """[N,H,W,C] uint8 to what the model takes, on its device."""
@@ -177,18 +296,81 @@ def spherical(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
 PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear, "spherical": spherical}
 
 
-def read_latents(path: Path, size: int) -> np.ndarray:
-    """`latents` [N,size] of an .npz. Raises `Refused` if there are none of that size."""
+def class_number(label: str, classes: Sequence[str]) -> int:
+    """The number of the class of that name or number. Raises `Refused`, naming the nearest ones, if there is none."""
+    if label in classes:
+        return list(classes).index(label)
+    if label.isdigit() and int(label) < len(classes):
+        return int(label)
+    shown = ", ".join(classes[:40]) + (" …" if len(classes) > 40 else "")
+    if label.lstrip("-").isdigit():
+        raise Refused(f"There is no label {label}; classes are numbered from 0 to {len(classes) - 1}: {shown}.")
+    raise Refused(f"There is no label {label!r}.{nearest(label, classes)}\nThere are {shown}.")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `tasvir encode` writes, read back; `latents` or `codes`, or both."""
+
+    latents: np.ndarray | None
+    """[N,D] float32"""
+    codes: np.ndarray | None
+    """[N,T] int64"""
+    labels: np.ndarray | None
+    """[N] int64"""
+
+
+def read_encoded(path: Path, size: int | None, grids: Sequence[Grid], classes: int) -> Encoded:
+    """The arrays of an .npz: `latents` [N,size], or `codes` [N,T] of these grids, and `labels` in 0..classes-1.
+
+    `size` is None for a model that takes no latents, `grids` are empty for one that takes no codes. Raises `Refused`
+    if there is neither, or they do not fit.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            latents = np.asarray(arrays["latents"], np.float32)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            found = {name: np.asarray(arrays[name]) for name in ("latents", "codes", "labels") if name in arrays}
+            latents = np.asarray(found["latents"], np.float32) if "latents" in found and size is not None else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise Refused(f"{path} cannot be read as an .npz with `latents`: {str(error).splitlines()[0]}.") from None
-    if latents.ndim != 2 or latents.shape[1] != size or not len(latents):
-        raise Refused(f"{path} has latents of shape {latents.shape}; this run wants (N, {size}).")
-    if not np.isfinite(latents).all():
-        raise Refused(f"{path} has latents that are not finite.")
-    return latents
+    codes = found.get("codes") if grids else None
+    if latents is None and codes is None:
+        wanted = " or ".join(["`latents`"] * (size is not None) + ["`codes`"] * bool(grids))
+        raise Refused(f"{path} has no {wanted}; `tasvir encode` writes them.")
+    if latents is not None:
+        if latents.ndim != 2 or latents.shape[1] != size or not len(latents):
+            raise Refused(f"{path} has latents of shape {latents.shape}; this run wants (N, {size}).")
+        if not np.isfinite(latents).all():
+            raise Refused(f"{path} has latents that are not finite.")
+    if codes is not None:
+        _check_codes(path, codes, grids)
+    labels = found.get("labels")
+    if labels is not None:
+        given = latents if latents is not None else codes
+        if labels.shape != (len(given) if given is not None else 0,) or labels.dtype.kind not in "iu":
+            raise Refused(f"{path} has labels of shape {labels.shape}; there is to be one whole number for each row.")
+        if classes and not ((labels >= 0) & (labels < classes)).all():
+            raise Refused(f"{path} has labels outside 0 to {classes - 1}, the classes of this run.")
+    return Encoded(latents, None if codes is None else codes.astype(np.int64), labels)
+
+
+def _check_codes(path: Path, codes: np.ndarray, grids: Sequence[Grid]) -> None:
+    """Raise `Refused` if codes are not whole numbers [N,T] that each grid has."""
+    wanted = sum(grid.side**2 for grid in grids)
+    if codes.ndim != 2 or codes.shape[1] != wanted or not len(codes) or codes.dtype.kind not in "iu":
+        raise Refused(f"{path} has codes of shape {codes.shape}; this run wants whole numbers (N, {wanted}).")
+    start = 0
+    for grid in grids:
+        part = codes[:, start : start + grid.side**2]
+        start += grid.side**2
+        if part.min() < 0 or part.max() >= grid.codes:
+            raise Refused(
+                f"{path} has codes from {part.min()} to {part.max()}; this run's {grid.side}×{grid.side} grid has 0 "
+                f"to {grid.codes - 1}."
+            )
+
+
+def _as_whole(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy()
 
 
 def _as_float(values: Tensor) -> np.ndarray:

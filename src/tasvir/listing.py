@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tasvir.config import Pictures, to_plain
 from tasvir.core import Recipe, abilities
-from tasvir.models import RECIPES, recipe
+from tasvir.models import RECIPES, build, recipe, usual_foundation
 
 
 def recipes(name: str | None, as_json: bool) -> str:
@@ -32,7 +32,8 @@ def describe(name: str) -> dict[str, Any]:
     """A recipe as plain values; its networks built for the size it trains on by default."""
     found = recipe(name)
     size = found.data.size or 64
-    model = found.model(found.config, Pictures(channels=3, size=size))
+    below = usual_foundation(name)
+    model = build(name, found.config, Pictures(channels=3, size=size), below)
     networks = [
         {
             "player": player,
@@ -50,6 +51,7 @@ def describe(name: str) -> dict[str, Any]:
         "abilities": abilities(found.model),
         "pictures": f"{size}×{size} colour",
         "networks": networks,
+        "stands_on": None if below is None else below.recipe,
         "model": to_plain(found.config),
         "train": to_plain(found.train),
         "expect": [to_plain(one) for one in found.expect],
@@ -65,6 +67,7 @@ def _one(plain: dict[str, Any]) -> str:
         plain["source"],
         "",
         f"pictures of {plain['sizes']}; can {', '.join(plain['abilities'])}",
+        *([f"trains {plain['stands_on']} first and stands on it"] if plain["stands_on"] else []),
         "",
         f"networks for {plain['pictures']}:",
         _text(networks),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tasvir.config import Refused
 
@@ -28,6 +28,45 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, least: in
         top, left = gap + position // columns * (height + gap), gap + position % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return to_pil(sheet)
+
+
+NAMED = 48
+"""Pictures beside names are enlarged to at least this height."""
+LETTERS = 13
+"""Height of a name's letters in px."""
+LONGEST = 40
+"""Letters of a row's name; the rest is left out."""
+
+
+def named_grid(
+    images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = (), across: int = 0
+) -> Image.Image:
+    """A grid, `across` pictures wide, with a name before each row and above each column; either may be left out."""
+    across = across or len(columns) or max(1, len(images) // max(1, len(rows)))
+    sheet = grid(images, across, least=NAMED)
+    font = _font(LETTERS)
+    short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in rows]
+    left = max((math.ceil(font.getlength(name)) + 12 for name in short), default=0)
+    top = LETTERS + 10 if any(columns) else 0
+    canvas = Image.new(sheet.mode, (sheet.width + left, sheet.height + top), "white")
+    canvas.paste(sheet, (left, top))
+    draw = ImageDraw.Draw(canvas)
+    tile, count = (sheet.width - 2) // across, math.ceil(len(images) / across)
+    for position, name in enumerate(short):
+        draw.text((left - 8, top + (position + 0.5) * (sheet.height - 2) / count), name, "black", font, anchor="rm")
+    for position, name in enumerate(columns):
+        draw.text((left + 1 + (position + 0.5) * tile, top - 4), name, "black", font, anchor="ms")
+    return canvas
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which comes with matplotlib and has the letters of most scripts, or else Pillow's own."""
+    try:
+        from matplotlib import get_data_path
+
+        return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    except (ImportError, OSError):
+        return ImageFont.load_default(size)
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
@@ -66,8 +105,12 @@ def write(
     labels: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
     classes: Sequence[str] = (),
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
 ) -> str:
     """Write pictures by the ending of `out`: .png one grid, .npz arrays, .gif .webp .mp4 a film, else a folder.
+
+    Names stand beside the rows and above the columns of a grid.
 
     Returns a sentence about what was written. Raises `Refused` if it cannot be.
     """
@@ -76,7 +119,10 @@ def write(
     try:
         (out.parent if kind else out).mkdir(parents=True, exist_ok=True)
         if kind == ".png":
-            grid(images, columns).save(out)
+            if row_names or column_names:
+                named_grid(images, row_names, column_names, columns or 0).save(out)
+            else:
+                grid(images, columns).save(out)
         elif kind == ".npz":
             extra = {} if labels is None else {"labels": np.asarray(labels, np.int64)}
             write_arrays(out, {"images": images, **extra})

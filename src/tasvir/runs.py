@@ -10,7 +10,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import yaml
 from tasvir import __version__
 from tasvir.config import (
     DataConfig,
+    Foundation,
     Pictures,
     Refused,
     RunConfig,
@@ -29,7 +30,7 @@ from tasvir.config import (
     from_plain,
     to_plain,
 )
-from tasvir.models import recipe
+from tasvir.models import FOUNDATION, build, recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,8 +100,11 @@ class Run:
     """What was trained on: name, content hashes, counts, notes."""
 
     def create(self) -> "Run":
-        """Make the folder and write its config. Raises `Refused` if it holds anything already or cannot be written."""
-        check_vacant(self.folder)
+        """Make the folder and write its config, beside that of a run it stands on.
+
+        Raises `Refused` if it holds anything else already or cannot be written.
+        """
+        check_vacant(self.folder, besides=FOUNDATION if self.config.foundation else "")
         try:
             self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "samples").mkdir(exist_ok=True)
@@ -135,15 +139,18 @@ class Run:
             data=from_plain(plain["data"], DataConfig, f"{file}, data"),
             train=from_plain(plain["train"], TrainConfig, f"{file}, train"),
             model=from_plain(plain["model"], type(recipe(head.recipe).config), f"{file}, model"),
+            foundation=_foundation(plain["foundation"], f"{file}, foundation") if plain.get("foundation") else None,
         )
         return cls(folder, config, from_plain(plain["pictures"], Pictures, f"{file}, pictures"), plain["dataset"])
 
     def write_config(self) -> None:
+        below = self.config.foundation
         plain = {
             "format": FORMAT,
             "tasvir": __version__,
             **to_plain(self.config),
             "model": to_plain(self.config.model),
+            "foundation": below and {**to_plain(below), "model": to_plain(below.model)},
             "pictures": to_plain(self.pictures),
             "dataset": self.dataset,
         }
@@ -159,6 +166,12 @@ class Run:
         return " ".join(self.config.data.source)
 
     @property
+    def foundation(self) -> Path | None:
+        """The folder of the run that this one stands on, which may be gone; None if it stands on nothing."""
+        below = self.config.foundation
+        return None if below is None else self.folder / below.run
+
+    @property
     def checkpoint_folder(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -166,11 +179,21 @@ class Run:
         """The command line that trains this run again: the recipe and every setting that is not its default."""
         words = ["tasvir", "train", self.config.recipe, "--data", *self.config.data.source]
         default = recipe(self.config.recipe)
-        for section, ours, theirs in (
+        sections = [
             ("data", self.config.data, default.data),
             ("train", self.config.train, default.train),
             ("model", self.config.model, default.config),
-        ):
+        ]
+        below = self.config.foundation
+        if below is not None and below.run != FOUNDATION:
+            words += ["--on", below.run]
+        elif below is not None:
+            first = recipe(below.recipe)
+            sections.append(("first.model", below.model, first.config))
+            if (self.folder / FOUNDATION / "config.yaml").exists():
+                trained = Run.open(self.folder / FOUNDATION).config.train
+                sections.append(("first.train", trained, first.train))
+        for section, ours, theirs in sections:
             for path, value, usual in _leaves(section, to_plain(ours), to_plain(theirs)):
                 if value != usual and path != "data.source":
                     words += _as_flag(path, value)
@@ -279,6 +302,10 @@ class Run:
         partial.replace(self.folder / "best")
         self._prune()
 
+    def build(self) -> "Model":
+        """The model, untrained, and its foundation untrained too: a checkpoint holds the weights of both."""
+        return build(self.config.recipe, self.config.model, self.pictures, self.config.foundation)
+
     def load_model(
         self, step: int | str | None = None, averaged: bool = True, device: Any = "cpu"
     ) -> tuple["Model", int]:
@@ -298,7 +325,7 @@ class Run:
                 kept = ", ".join(str(c.step) for c in self.checkpoints())
                 raise Refused(f"{self.folder} has no checkpoint of step {step}; there are {kept}.")
             checkpoint = found[0]
-        model = recipe(self.config.recipe).model(self.config.model, self.pictures)
+        model = self.build()
         tensors = self.read(checkpoint, "model.safetensors")
         prefix = "average." if averaged and any(name.startswith("average.") for name in tensors) else "model."
         weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -348,9 +375,17 @@ class Run:
                 picture.unlink()
 
 
-def check_vacant(folder: Path) -> None:
-    """Raise `Refused` if a run cannot begin in this folder because something is there."""
-    if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+def _foundation(plain: Any, what: str) -> Foundation:
+    """From plain values. Raises `Refused`, naming `what`."""
+    if not isinstance(plain, dict) or not isinstance(plain.get("recipe"), str):
+        raise Refused(f"{what} names no recipe.")
+    found = from_plain(plain, Foundation, what)
+    return replace(found, model=from_plain(plain.get("model"), type(recipe(found.recipe).config), f"{what}, model"))
+
+
+def check_vacant(folder: Path, besides: str = "") -> None:
+    """Raise `Refused` if a run cannot begin in this folder because something is there `besides` one entry."""
+    if folder.is_dir() and any(entry.name not in (".lock", besides) for entry in folder.iterdir()):
         hint = f"`tasvir resume {folder}` goes on with it" if (folder / "config.yaml").exists() else "it is not empty"
         raise Refused(f"{folder} exists already: {hint}; choose another --out to begin anew.")
 

@@ -27,7 +27,7 @@ class Recipes:
         print(listing.recipes(self.recipe, self.json))
 
 
-_ALONE = ("size", "split", "features", "weights", "labels")
+_ALONE = ("size", "split", "features", "weights", "labels", "prior")
 """Settings of `tasvir evaluate` that mean nothing for pairs."""
 
 
@@ -53,7 +53,7 @@ class Evaluate:
     """Which, by these names or by those of their numbers; left out, all that fit and need nothing to be fetched.
     Sets: frechet kid inception-score precision-recall prd sliced-wasserstein classes label-agreement
     classification-accuracy ms-ssim-diversity diversity nearest-class memorization path-length. Pairs: pixels structure
-    lpips super-resolution reconstruction-frechet. Likelihood: bound. Latents: disentanglement."""
+    lpips super-resolution reconstruction-frechet. Likelihood: bound likelihood. Latents: disentanglement."""
     features: str | None = None
     """In which features distances are measured: classifier, inception, dinov2, clip, pixels, timm:NAME,
     torchvision:NAME; left out, classifier for drawn sets with classes, else inception."""
@@ -68,6 +68,9 @@ class Evaluate:
     """Draws of the latent behind each picture's importance-weighted bound; left out, 50, or 5 above 64 px."""
     border: CountOrZero = 0
     """Pixels cut from every side before super-resolution is judged: the scale factor."""
+    prior: Literal["model", "mixture"] = "model"
+    """Whence latents are drawn for samples of a run: its model's own prior, or a Gaussian mixture fitted to the
+    encodings of its training pictures."""
     seed: Seed = 0
     """Of the first sample, and of whatever else is drawn at random."""
     step: Step = None
@@ -84,7 +87,15 @@ class Evaluate:
         from tasvir.metrics import evaluate
 
         protocol = evaluate.Protocol(
-            self.metrics, self.features, self.weights, self.number, self.seed, self.split, self.draws, self.border
+            self.metrics,
+            self.features,
+            self.weights,
+            self.number,
+            self.seed,
+            self.split,
+            self.draws,
+            self.border,
+            self.prior,
         )
         if self.run is not None:
             found = evaluate.of_run(self.run, protocol, self.step)
@@ -119,6 +130,8 @@ class Evaluate:
             raise Refused(f"--{given[0]} does not go with --pairs, which measures pictures as they are, in pairs.")
         elif self.step is not None:
             raise Refused("--step is of a run; generated pictures have none.")
+        elif self.prior != "model":
+            raise Refused("--prior is of a run; generated pictures have none.")
         if self.out is not None and self.out.suffix != ".jsonl":
             raise Refused(f"--out {self.out} must end in .jsonl; its lines are what `tasvir compare` reads.")
         if self.out is not None:

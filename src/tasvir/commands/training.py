@@ -4,17 +4,19 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from tasvir.cli import parse
 from tasvir.commands.words import Folder
-from tasvir.config import CountOrZero, DataConfig, Refused, RunConfig, Seed, TrainConfig
+from tasvir.config import CountOrZero, DataConfig, Foundation, Pictures, Refused, RunConfig, Seed, TrainConfig
+from tasvir.models import FOUNDATION
 
 if TYPE_CHECKING:
-    from tasvir.core import Model
+    from tasvir.core import Model, Recipe
     from tasvir.data import Dataset
     from tasvir.runs import Run
 
@@ -31,6 +33,8 @@ class Train:
     out: Path | None = None
     """The run folder; left out, runs/RECIPE-DATA."""
     recipe: tyro.conf.Suppress[str] = ""
+    on: tyro.conf.Suppress[Path | None] = None
+    first: tyro.conf.Suppress[Any] = None
 
     @classmethod
     def from_words(cls, words: list[str]) -> "Train":
@@ -58,8 +62,10 @@ class Train:
                 f"`tasvir train {words[0]}` wants --data: a folder or zip of pictures, or a set by name "
                 "(cartoons, digits, mnist, cifar10 …)."
             )
-        kind = _train_kind(type(chosen.config))
-        default = kind(data=chosen.data, train=chosen.train, model=chosen.config, recipe=words[0])
+        below = None if chosen.foundation is None else recipe(chosen.foundation)
+        kind = _train_kind(type(chosen.config), None if below is None else type(below.config))
+        first = {} if below is None else {"first": _usual_first(below)}
+        default = kind(data=chosen.data, train=chosen.train, model=chosen.config, recipe=words[0], **first)
         return parse(kind, words[1:], f"tasvir train {words[0]}", default=default)
 
     def __call__(self) -> int:
@@ -72,6 +78,7 @@ class Train:
         choose_device(self.train.device)
         processes.start(self.train.device)
         kind = recipe(self.recipe).model
+        below = self._below()
         data = _anywhere(self.data)
         out = self.out or _free_folder(
             f"{self.recipe}-{'-'.join(Path(name).stem.lower() for name in data.source)[:80]}"
@@ -80,6 +87,8 @@ class Train:
             check_vacant(out)
         else:
             processes.wait()
+        if below is not None and data.size is None:
+            data = replace(data, size=below.pictures.size)
         if data.size is not None and not kind.accepts(data.size):
             raise Refused(f"{self.recipe} takes pictures of {kind.sizes}, not {data.size} px: set --data.size.")
         dataset = load(data, lambda native: _fitting_size(kind, native))
@@ -88,17 +97,59 @@ class Train:
         lacks = kind.lacks(dataset.pictures)
         if lacks is not None:
             raise Refused(f"{self.recipe} {lacks}.")
-        config = RunConfig(self.recipe, self.seed, data, self.train, self.model)
-        run = Run(out, config, dataset.pictures, dataset.description)
-        model = _built(run)
+        if below is not None and _shape(below.pictures) != _shape(dataset.pictures):
+            raise Refused(
+                f"{self.on} was trained on pictures of {_shape_words(below.pictures)}, and these are of "
+                f"{_shape_words(dataset.pictures)}: set --data.size and --data.color."
+            )
+        run = Run(out, self._config(data, below), dataset.pictures, dataset.description)
+        stages = [(run, _built(run))]
+        if run.config.foundation is not None and below is None:
+            nested = replace(run, folder=out / FOUNDATION, config=self._first_config(data, run.config.foundation))
+            lacks = recipe(nested.config.recipe).model.lacks(dataset.pictures)
+            if lacks is not None:
+                raise Refused(f"{nested.config.recipe} {lacks}.")
+            stages.insert(0, (nested, _built(nested)))
 
         def begin() -> None:
-            run.create()
+            check_vacant(out)
+            for stage, _ in stages:  # the last one's config last: with it the folder is a run
+                stage.create()
             for note in dataset.notes:
                 print(note, file=sys.stderr)
-            print(_training_sentence(run, dataset), file=sys.stderr)
 
-        return _train(run, dataset, model, begin)
+        return _train(stages, dataset, begin)
+
+    def _below(self) -> "Run | None":
+        """The run named by --on. Raises `Refused` if it is none, or not one to stand on."""
+        from tasvir.models import recipe
+        from tasvir.runs import Run
+        from tasvir.training import foundation
+
+        if self.on is None:
+            return None
+        below = Run.open(self.on)
+        foundation.check(self.recipe, below)
+        if self.first != _usual_first(recipe(str(recipe(self.recipe).foundation))):
+            raise Refused(
+                "--first.* sets up a stage to be trained, and --on names a run that was: leave one out."
+            )
+        return below
+
+    def _config(self, data: DataConfig, below: "Run | None") -> RunConfig:
+        from tasvir.data.sources import absolute
+        from tasvir.models import recipe
+        from tasvir.training import foundation
+
+        found = None
+        if below is not None:
+            found = foundation.described(below, str(absolute(str(self.on))))
+        elif self.first is not None:
+            found = Foundation(str(recipe(self.recipe).foundation), self.first.model, FOUNDATION)
+        return RunConfig(self.recipe, self.seed, data, self.train, self.model, found)
+
+    def _first_config(self, data: DataConfig, below: Foundation) -> RunConfig:
+        return RunConfig(below.recipe, self.seed, data, self.first.train, below.model)
 
 
 def _anywhere(data: DataConfig) -> DataConfig:
@@ -114,16 +165,23 @@ def _anywhere(data: DataConfig) -> DataConfig:
     return replace(data, source=tuple(map(whole, data.source)), root=data.root and absolute(str(data.root)))
 
 
+def _shape(pictures: Pictures) -> tuple[int, int]:
+    return pictures.size, pictures.channels
+
+
+def _shape_words(pictures: Pictures) -> str:
+    return f"{pictures.size} px in {'grey' if pictures.channels == 1 else 'colour'}"
+
+
 def _built(run: "Run") -> "Model":
     """The untrained model of a run. Raises `Refused` if it cannot be built or trained with these settings."""
     import torch
 
-    from tasvir.models import recipe
     from tasvir.training.state import mixed_seed
 
     torch.manual_seed(mixed_seed(run.config.seed))
     try:
-        model = recipe(run.config.recipe).model(run.config.model, run.pictures)
+        model = run.build()
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise Refused(
             f"{run.config.recipe} cannot be built with these settings: {str(error).splitlines()[0]}"
@@ -133,14 +191,35 @@ def _built(run: "Run") -> "Model":
     return model
 
 
-def _train_kind(config: type) -> type[Train]:
-    """`Train` with the model's own settings, for the command line to read."""
+def _train_kind(config: type, below: type | None) -> type[Train]:
+    """`Train` with the model's own settings, and those of the stage before it, for the command line to read."""
     import dataclasses
 
-    fields = [("data", DataConfig), ("train", TrainConfig), ("model", config)]
+    fields: list[Any] = [("data", DataConfig), ("train", TrainConfig), ("model", config)]
+    if below is not None:
+        fields += [
+            ("on", Annotated[Path | None, tyro.conf.arg(help=ON)], None),
+            ("first", Annotated[_first_kind(below), tyro.conf.arg(help="The stage before.")], None),
+        ]
     return dataclasses.make_dataclass(
         "Train", fields, bases=(Train,), frozen=True, namespace={"__doc__": Train.__doc__}
     )
+
+
+ON = "A run to stand on, which stays as it is; left out, one is trained first, with the settings --first.*"
+
+
+@cache
+def _first_kind(config: Any) -> Any:
+    """The settings of the stage that is trained first, by those of its model."""
+    import dataclasses
+
+    return dataclasses.make_dataclass("First", [("train", TrainConfig), ("model", config)], frozen=True)
+
+
+def _usual_first(below: "Recipe") -> Any:
+    kind: Any = type(below.config)
+    return _first_kind(kind)(below.train, below.config)
 
 
 def _fitting_size(model: "type[Model]", native: int | None) -> int:
@@ -170,25 +249,37 @@ def _training_sentence(run: "Run", dataset: "Dataset") -> str:
     )
 
 
-def _train(run: "Run", dataset: "Dataset", model: "Model", begin: Callable[[], None]) -> int:
-    """Train with the run's folder held; `begin` is called once it is. Returns the exit code."""
+def _train(stages: "list[tuple[Run, Model]]", dataset: "Dataset", begin: Callable[[], None]) -> int:
+    """Train runs that stand on one another, with the last one's folder held; `begin` is called once it is.
+
+    Returns the exit code.
+    """
     from tasvir.runs import OutOfSpace
     from tasvir.training import processes
     from tasvir.training.loop import Stopped, train
 
-    measure = _watch(run, dataset) if processes.is_writer() else None
-    outcome = "failed"
+    last = stages[-1][0]
+    measures = [_watch(run, dataset) if processes.is_writer() else None for run, _ in stages]
+    run, outcome = last, "failed"
     try:
-        with run.locked() if processes.is_writer() else nullcontext():
+        with last.locked() if processes.is_writer() else nullcontext():
             if processes.is_writer():
                 begin()
             processes.wait()
-            outcome = train(run, dataset, model, measure)
+            for number, ((run, model), measure) in enumerate(zip(stages, measures, strict=True), 1):
+                if number > 1:
+                    run = last = _standing(run)
+                stage = f"Stage {number} of {len(stages)}: " if len(stages) > 1 else ""
+                if processes.is_writer() and not run.checkpoints():
+                    print(f"{stage}{_training_sentence(run, dataset)}", file=sys.stderr)
+                outcome = train(run, dataset, model, measure)
+                if outcome != "done":
+                    break
     except (Stopped, OutOfSpace) as error:
         print(f"tasvir: {error}", file=sys.stderr)
     except OSError as error:
         kept = run.checkpoints()
-        on = f"\nCheckpoint {kept[-1].step} is whole; `tasvir resume {run.folder}` goes on from it." if kept else ""
+        on = f"\nCheckpoint {kept[-1].step} is whole; `tasvir resume {last.folder}` goes on from it." if kept else ""
         print(f"tasvir: {run.folder} cannot be written: {error.strerror or error}.{on}", file=sys.stderr)
     finally:
         processes.stop()
@@ -197,10 +288,23 @@ def _train(run: "Run", dataset: "Dataset", model: "Model", begin: Callable[[], N
     if processes.is_writer():
         step = run.latest().step
         if outcome == "interrupted":
-            print(f"Interrupted; all is saved at step {step}. `tasvir resume {run.folder}` goes on.", file=sys.stderr)
+            print(f"Interrupted; all is saved at step {step}. `tasvir resume {last.folder}` goes on.", file=sys.stderr)
         else:
             print(f"Done: {step} steps in {run.folder}. `tasvir report {run.folder}` shows it.", file=sys.stderr)
     return 130 if outcome == "interrupted" else 0
+
+
+def _standing(run: "Run") -> "Run":
+    """The run, with its config naming the weights that the stage before has reached."""
+    from tasvir.runs import Run
+    from tasvir.training import foundation, processes
+
+    assert run.foundation is not None
+    found = foundation.described(Run.open(run.foundation), FOUNDATION)
+    run = replace(run, config=replace(run.config, foundation=found))
+    if processes.is_writer():
+        run.write_config()
+    return run
 
 
 def _watch(run: "Run", dataset: "Dataset") -> Callable[[int], list[str]] | None:
@@ -231,7 +335,7 @@ class Resume:
         keep_freed_memory()
         from tasvir.data import load
         from tasvir.runs import Run
-        from tasvir.training import processes
+        from tasvir.training import foundation, processes
 
         run = Run.open(self.run)
         checkpoint = run.latest() if any(run.checkpoint_folder.glob("[0-9]*")) else None
@@ -242,9 +346,10 @@ class Resume:
             if self.train.steps < began:
                 raise Refused(f"{self.run} is at step {began} already; --train.steps {self.train.steps} is less.")
             run = replace(run, config=replace(run.config, train=replace(run.config.train, steps=self.train.steps)))
-        if began >= run.config.train.steps:
+        if checkpoint is not None and began >= run.config.train.steps:
             print(f"{self.run} has all its {began} steps; --train.steps N goes on to N.", file=sys.stderr)
             return 0
+        stages = _unfinished(run)
         processes.start(run.config.train.device)
         dataset = load(replace(run.config.data, size=run.pictures.size))
         if dataset.pictures != run.pictures or dataset.changed_since(run.dataset):
@@ -252,9 +357,34 @@ class Resume:
                 f"The pictures of {run.data_words} are not those the run was trained on.\n"
                 "Put them back as they were, or train anew."
             )
+        changed = foundation.changed(run) if checkpoint is not None else None
+        if changed and processes.is_writer():
+            print(changed, file=sys.stderr)
 
         def begin() -> None:
             run.write_config()
-            print(f"Going on from step {began} to {run.config.train.steps}.", file=sys.stderr)
+            at = began if len(stages) == 1 else _steps_done(stages[0])
+            print(f"Going on from step {at} to {stages[0].config.train.steps}.", file=sys.stderr)
 
-        return _train(run, dataset, _built(run), begin)
+        return _train([(stage, _built(stage)) for stage in stages], dataset, begin)
+
+
+def _steps_done(run: "Run") -> int:
+    kept = run.checkpoints()
+    return kept[-1].step if kept else 0
+
+
+def _unfinished(run: "Run") -> "list[Run]":
+    """The stages of a run that are still to be trained, the first one first.
+
+    Raises `Refused` if what it stands on is gone before its own training began.
+    """
+    from tasvir.runs import Run
+
+    below = run.config.foundation
+    if below is None or run.checkpoints():
+        return [run]
+    if below.run != FOUNDATION:
+        return [run]
+    assert run.foundation is not None
+    return [Run.open(run.foundation), run]

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from tasvir.config import DataConfig, Pictures, Refused
+from tasvir.data.binarizing import binarized, drawn_once
+from tasvir.data.binarizing import check as check_binarized
 from tasvir.data.decoding import Frame, Unreadable, decode, parse_color, with_channels
 from tasvir.data.packing import Dataset, Split, pack
 from tasvir.data.shards import is_address
@@ -34,7 +36,7 @@ def load(config: DataConfig, choose_size: Callable[[int | None], int] = own_size
     _check(config, size)
     if config.derive != "none" and (source.beside is not None or source.paired):
         raise Refused(f"{source.name} has pairs already; leave --data.derive out, or say --data.layout flat.")
-    return _with_settings(pack(source, config, size), config)
+    return _with_settings(binarized(pack(source, config, size), config), config)
 
 
 def _streamed(config: DataConfig, size: int) -> Dataset:
@@ -48,6 +50,8 @@ def _streamed(config: DataConfig, size: int) -> Dataset:
     if config.layout not in ("auto", "shards") or config.derive == "edges":
         which = f"--data.layout {config.layout}" if config.layout not in ("auto", "shards") else "--data.derive edges"
         raise Refused(f"{which} does not go with streaming; pack the pictures instead, without --data.stream.")
+    if config.binarize != "none":
+        raise Refused("--data.binarize does not go with streaming; pack the pictures instead, without --data.stream.")
     frame = Frame(size, config.fit, parse_color(config.background))
     found = open_stream(config.source, frame, color=config.color, labels=config.labels)
     nothing = np.empty((0, size, size, found.channels), np.uint8)
@@ -66,6 +70,7 @@ def _streamed(config: DataConfig, size: int) -> Dataset:
 
 def _check(config: DataConfig, size: int, channels: int = 3) -> None:
     """Raise `Refused` for settings that pictures of this size and so many channels cannot have."""
+    check_binarized(config)
     if config.jitter is not None and config.jitter < size:
         raise Refused(
             f"--data.jitter is {config.jitter}, smaller than the pictures ({size} px): give {size} or more; "
@@ -94,8 +99,8 @@ def look(
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """The first `number` readable pictures of a file, folder, archive or set, in its own order and not packed.
 
-    They are made square, and pairs turned, as `like` says. Returns uint8 [N,size,size,channels], and (file, reason) of
-    those that cannot be read. Raises `Refused` if none can.
+    They are made square, binarized, and pairs turned, as `like` says. Returns uint8 [N,size,size,channels], and
+    (file, reason) of those that cannot be read. Raises `Refused` if none can.
     """
     path = absolute(source)
     usual = DataConfig()
@@ -120,4 +125,5 @@ def look(
     if not found:
         why = f": {skipped[0][0]} ({skipped[0][1]})" if skipped else ""
         raise Refused(f"{source} has no picture that can be read{why}.")
-    return np.stack(found), skipped
+    images = np.stack(found)
+    return images if config.binarize == "none" else drawn_once(images), skipped

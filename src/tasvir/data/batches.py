@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tasvir.config import DataConfig
 from tasvir.core import Batch
-from tasvir.data import augment
+from tasvir.data import augment, binarizing
 from tasvir.data.augment import Augmentation
 from tasvir.data.derive import DERIVATIONS, boxes, derived
 from tasvir.data.packing import Dataset, Split
@@ -180,7 +180,8 @@ class Batches:
 
     The stream is one permutation of the training pictures after another. Step `s` takes the `batch_size * processes`
     pictures from position `s * batch_size * processes` on, and each rank its share: two processes together see what
-    one with twice the batch sees, augmentation included. Sources of unmatched sets have a stream of their own.
+    one with twice the batch sees, augmentation and dynamic binarization included. Sources of unmatched sets have a
+    stream of their own.
     """
 
     def __init__(
@@ -200,12 +201,13 @@ class Batches:
         self.augmentation = augmentation(dataset.settings)
         self.size = dataset.pictures.size
         sources = self.split.sources
+        self.shown = self.split.images if self.split.grey is None else self.split.grey
         self.images: Tensor | None = None
         self.sources: Tensor | None = None
         only_flip = self.augmentation.flip and not self.augmentation.beyond_flip and sources is None
-        needed = self.split.images.nbytes * (2 if only_flip else 1) + (0 if sources is None else sources.nbytes)
+        needed = self.shown.nbytes * (2 if only_flip else 1) + (0 if sources is None else sources.nbytes)
         if needed <= RESIDENT:
-            self.images = _resident(self.split.images, self.device, mirrored=only_flip)
+            self.images = _resident(self.shown, self.device, mirrored=only_flip)
             self.sources = None if sources is None else _resident(sources, self.device)
         self.only_flip = only_flip and self.images is not None
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
@@ -264,12 +266,12 @@ class Batches:
         label = None if labels is None else self._ready(labels[numbers])
         if self.images is None:
             source = self.split.sources
-            pixels = self._ready(_gathered(self.split.images, numbers))
+            pixels = self._ready(_gathered(self.shown, numbers))
             beside = None if source is None else self._ready(_gathered(source, self.source_indices(step)))
             return _Read(pixels, label, beside)
         if self.only_flip:
             numbers = numbers + len(self.split) * self.draws(step).mirrored.numpy()
-        still = self.only_flip or not self.augmentation.moves
+        still = (self.only_flip or not self.augmentation.moves) and self.split.grey is None
         if still and self.device.type == "cpu" and self.images[0].numel() >= LARGE:
             pixels = _picked(self.images, numbers)
         else:
@@ -292,7 +294,10 @@ class Batches:
         draws = None
         if self.augmentation.paints or (self.augmentation.moves and not self.only_flip):
             draws = self.draws(step).to(self.device)
-        image = self._floats(read.pixels, draws)
+        chances = None
+        if self.split.grey is not None:
+            chances = binarizing.draws(read.pixels.shape[1:], self.seed, step, self.batch_size, self.rank)
+        image = self._floats(read.pixels, draws, chances)
         source = None
         if read.source is not None:
             if draws is not None and not self.matched:
@@ -302,14 +307,21 @@ class Batches:
             share = self.batch_size, self.rank, self.processes
             source = _derived(self.settings, image, _holes(self.settings, self.size, self.seed, step, *share))
         label = None if read.label is None else read.label.to(self.device, non_blocking=True)
-        return Batch(image, label, source)
+        prepared = None
+        if self.split.prepared is not None:
+            values = self._there(_gathered(self.split.prepared, self.indices(step)))
+            prepared = values if values.is_floating_point() else values.long()
+        return Batch(image, label, source, prepared)
 
-    def _floats(self, pixels: Tensor, draws: augment.Draws | None) -> Tensor:
-        """[B,H,W,C] uint8 to [B,C,H,W] in [-1,1], augmented where there are draws."""
+    def _floats(self, pixels: Tensor, draws: augment.Draws | None, chances: Tensor | None = None) -> Tensor:
+        """[B,H,W,C] uint8 to [B,C,H,W] in [-1,1], augmented if there are draws, binarized if there are chances."""
         pixels = pixels.to(self.device, non_blocking=True)
         if draws is not None and self.augmentation.moves and not self.only_flip:
             pixels = augment.geometry(self.augmentation, draws, pixels)
-        image = to_float(pixels) if pixels.dtype == torch.uint8 else pixels
+        if chances is not None:
+            image = binarizing.drawn(pixels, chances)
+        else:
+            image = to_float(pixels) if pixels.dtype == torch.uint8 else pixels
         if draws is not None:
             image = augment.appearance(self.augmentation, draws, image)
         return image if self.channels_last else image.contiguous()

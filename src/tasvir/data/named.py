@@ -17,6 +17,8 @@ from tasvir.data.items import Items, Source, cache_folder
 CARTOONS = 5000, 500
 """Training and test pictures of the built-in set, unless a limit says otherwise."""
 CARTOONS_VERSION = 1
+CLASS = "hair_style"
+"""Attribute of a cartoon that is its class, unless another is asked for."""
 TEN_DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
@@ -59,7 +61,7 @@ def _digits(config: DataConfig) -> Source:
 def _cartoons(config: DataConfig) -> Source:
     from tasvir.data.cartoons import ATTRIBUTES, LARGEST, SMALLEST, attributes, cartoon
 
-    attribute = "hair_style" if config.labels is None else config.labels
+    attribute = CLASS if config.labels is None else config.labels
     training, testing = max(config.limit or 0, CARTOONS[0]), CARTOONS[1]
 
     def picture(number: int, frame: Frame) -> Decoded:

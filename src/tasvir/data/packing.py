@@ -47,6 +47,10 @@ class Split:
     """sha256 of the pixels and the labels."""
     sources: np.ndarray | None = None
     """[N,H,W,C'] uint8: what each picture is made from; for unmatched sets another number of them, in any order."""
+    prepared: np.ndarray | None = None
+    """[N,...]: what a run's foundation makes of each picture."""
+    grey: np.ndarray | None = None
+    """[N,H,W,1] uint8: what training draws black and white pictures from anew, where `images` are one such draw."""
 
     def __len__(self) -> int:
         return len(self.images)

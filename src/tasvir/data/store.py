@@ -85,10 +85,10 @@ def made_grey(folder: Path, what: str) -> int:
     return 1
 
 
-def hash_of(folder: Path, split: str) -> str:
+def hash_of(folder: Path, split: str, images: str = "images") -> str:
     """sha256 of the bytes of the pixels [N,H,W,C], then of the labels (int64, little-endian), then of the sources."""
     digest = hashlib.sha256()
-    for block in blocks(folder / f"{split}.images.npy"):
+    for block in blocks(folder / f"{split}.{images}.npy"):
         digest.update(block.data)
     if (folder / f"{split}.labels.npy").exists():
         digest.update(np.load(folder / f"{split}.labels.npy").astype("<i8").tobytes())

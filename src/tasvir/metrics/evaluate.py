@@ -12,7 +12,7 @@ from tasvir import __version__, pictures
 from tasvir.config import DataConfig, Refused, nearest
 from tasvir.core import Model
 from tasvir.data import Dataset
-from tasvir.drawing import Opened
+from tasvir.drawing import Opened, PriorName
 from tasvir.metrics import features, made, memorization
 from tasvir.metrics.features import Extractor
 from tasvir.metrics.subject import MadeSubject, PairsSubject, RunSubject, Subject, given_by, given_by_set
@@ -38,6 +38,8 @@ class Protocol:
     draws: int | None = None
     """Of the importance-weighted bound; None is 50, or 5 for pictures of more than 64 px."""
     border: int = 0
+    prior: PriorName = "model"
+    """Whence a run's latents are drawn for samples: its model's own prior, or a `mixture` fitted to its encodings."""
 
     def extractor(self, dataset: Dataset) -> Extractor:
         """The features asked for. Unasked, where the usual ones cannot be had, others, and a sentence about it.
@@ -79,9 +81,16 @@ def of_run(
     While `training`, they say so and are appended all at once or not at all. Raises `Refused` for a metric that does
     not exist or that the run cannot be measured by.
     """
-    rows = _rows(protocol.metrics)
+    _rows(protocol.metrics)  # what does not exist is said before anything is read
     opened = opened or Opened(folder, step=step)
-    subject = RunSubject(opened, protocol.split or "test", protocol.number, protocol.seed, protocol.extractor)
+    split = protocol.split or "test"
+    subject = RunSubject(opened, split, protocol.number, protocol.seed, protocol.extractor, protocol.prior)
+    if protocol.prior == "mixture" and not {"encode", "decode"} <= subject.has():
+        raise Refused(
+            f"{opened.run.config.recipe} of {folder} has no latents to fit a mixture to: --prior mixture wants a model "
+            "that encodes and decodes. Leave it out."
+        )
+    rows = _rows(protocol.metrics, subject.has())
     passport = {
         "averaged": opened.run.config.train.average > 0,
         "recipe": opened.run.config.recipe,
@@ -126,8 +135,9 @@ def of_pictures(
 
 def check(model: type[Model], dataset: Dataset, protocol: Protocol) -> None:
     """Raise `Refused` if runs of a model on a set cannot be measured so; makes ready what measuring needs."""
-    rows = _rows(protocol.metrics)
-    _able(rows, given_by(model, dataset) | given_by_set(dataset), model.__name__)
+    given = given_by(model, dataset) | given_by_set(dataset)
+    rows = _rows(protocol.metrics, given)
+    _able(rows, given, model.__name__)
     for name in rows:
         _make_ready(name)
     if any(METRICS[name].features for name in rows):
@@ -140,9 +150,17 @@ def _make_ready(name: str) -> None:
         ready()
 
 
-def _rows(words: Iterable[str]) -> list[str]:
-    """Rows of METRICS by their names or by those of their numbers. Raises `Refused` for a word that is neither."""
-    by_number = {number: name for name, row in METRICS.items() for number in row.gives if number not in METRICS}
+def _rows(words: Iterable[str], has: set[str] | None = None) -> list[str]:
+    """Rows of METRICS by their names or by those of their numbers. Raises `Refused` for a word that is neither.
+
+    Of rows that give the same number, the one that can be measured by what a subject `has`, else the first.
+    """
+    by_number: dict[str, str] = {}
+    for key, row in METRICS.items():
+        for number in row.gives:
+            able = has is not None and set(row.needs) <= has
+            if number not in METRICS and (number not in by_number or able):
+                by_number[number] = key
     found = []
     for word in words:
         plain = word.removeprefix("reconstruction_")
@@ -191,7 +209,8 @@ def _measured(
                 f"they are too large.\ndocs/metrics.md tells what each metric needs; kid is fair with few pictures."
             )
         for value in values:
-            facts = {**common, **(_facts(subject) if row.features else {}), **value.passport}
+            drawn = {"prior": subject.prior} if subject.prior != "model" and "samples" in row.needs else {}
+            facts = {**common, **drawn, **(_facts(subject) if row.features else {}), **value.passport}
             line = _line(value, {**facts, "pictures": value.number})
             if out is not None:
                 out.parent.mkdir(parents=True, exist_ok=True)
@@ -228,6 +247,7 @@ _LACKS = {
     "decode": "latent space to decode from",
     "encode": "encoder",
     "bound": "likelihood",
+    "log_likelihood": "exact likelihood",
 }
 """What a subject may lack, in words."""
 

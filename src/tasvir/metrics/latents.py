@@ -6,6 +6,7 @@ import torch
 
 from tasvir.data.cartoons import ATTRIBUTES, LARGEST, SMALLEST, cartoon
 from tasvir.data.decoding import Frame, fit, with_channels
+from tasvir.data.named import CLASS
 from tasvir.drawing import BATCH
 from tasvir.metrics.features.extraction import exact
 from tasvir.metrics.subject import Subject, factors_known
@@ -122,6 +123,8 @@ def factors(subject: Subject) -> tuple[np.ndarray, np.ndarray] | None:
     assert opened is not None
     size, channels = dataset.pictures.size, dataset.pictures.channels
     drawn, frame = min(max(size, SMALLEST), LARGEST), Frame(size)
+    attribute = dataset.settings.labels or CLASS
+    conditional = getattr(opened.model, "conditional", False) and bool(dataset.pictures.classes)
     latents, known = [], []
     number = min(FACES, subject.number)
     with torch.no_grad(), exact():
@@ -129,7 +132,9 @@ def factors(subject: Subject) -> tuple[np.ndarray, np.ndarray] | None:
             # every eleventh cartoon is for testing (data/named.py)
             faces = [cartoon(11 * place + 10, drawn) for place in range(start, min(start + BATCH, number))]
             images = np.stack([with_channels(fit(image, frame), channels) for image, _ in faces])
-            latents.append(opened.model.encode(opened.tensor(images)).float().cpu().numpy())
+            classes = torch.tensor([values[attribute] for _, values in faces]) if conditional else None
+            told = {} if classes is None else {"label": classes.to(opened.model.device)}
+            latents.append(opened.model.encode(opened.tensor(images), **told).float().cpu().numpy())
             known += [[values[name] for name in ATTRIBUTES] for _, values in faces]
     return np.concatenate(latents), np.array(known)
 

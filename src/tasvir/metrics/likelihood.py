@@ -1,7 +1,8 @@
-"""How likely a model finds real pictures: the evidence lower bound and its two parts, the importance-weighted bound
-(Burda et al. 2016, arXiv 1509.00519), bits per dimension, and latent units in use."""
+"""How likely a model finds real pictures: exactly, where it knows; else the evidence lower bound and its two parts, the
+importance-weighted bound (Burda et al. 2016, arXiv 1509.00519); bits per dimension, and latent units in use."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ from tasvir.core import Encodes, Noise
 from tasvir.drawing import BATCH
 from tasvir.losses.likelihoods import LIKELIHOODS
 from tasvir.metrics.features.extraction import exact, shown
-from tasvir.metrics.subject import Subject
+from tasvir.metrics.subject import Subject, known_classes
 from tasvir.metrics.values import Value, bootstrap, of_each
 
 ACTIVE = 0.01
 """Variance over pictures of a posterior mean from which on its unit is active (Burda et al. 2016, section 5.2)."""
 LEVELS = 256
-"""Values that a channel of a pixel can have."""
+"""Values that a channel of a pixel can have, where pictures are not binarized."""
 REPLICATES = 200
 """Resamples behind the interval of the active units."""
 
@@ -64,13 +65,17 @@ def likelihood(subject: Subject) -> list[Value]:
     """
     assert subject.opened is not None
     model, dimensions = subject.opened.model, subject.reference[0].size
-    row = LIKELIHOODS[model.config.reconstruction]
+    row, binary = LIKELIHOODS[model.config.reconstruction], model.pictures.levels == 2
+    scale = getattr(model, "scale", None)
     protocol = {
         "likelihood": model.config.reconstruction,
-        "scale": model.config.scale or row.scale,
-        "unit": "nats, pixels in [0,1]",
+        "scale": float(model.config.scale or row.scale) if scale is None else float(scale),
+        "unit": "nats, pixels 0 or 1" if binary else "nats, pixels in [0,1]",
+        **_given(subject),
     }
-    level = f"density over pixels in [0,1], divided by {LEVELS}" if row.density else "Bernoulli, pixels as shares of 1"
+    level = f"density over pixels in [0,1], divided by {LEVELS}"
+    if not row.density:
+        level = "Bernoulli, pixels 0 or 1" if binary else "Bernoulli, pixels as shares of 1"
     once, often = {**protocol, "draws": 1}, {**protocol, "draws": subject.draws}
 
     terms = _terms(subject)
@@ -97,6 +102,34 @@ def likelihood(subject: Subject) -> list[Value]:
     return found
 
 
+def exact_likelihood(subject: Subject) -> list[Value]:
+    """The log-likelihood of the reference, in nats and in bits per dimension: a number and no bound, the probability
+    of the levels themselves."""
+    assert subject.opened is not None
+    model, levels = subject.opened.model, subject.opened.model.pictures.levels
+    nats = _in_batches(subject, lambda image, seeds, told: {"nats": model.log_likelihood(image, **told)})["nats"]
+    pixels = "pixels 0 or 1" if levels == 2 else f"pixels of {levels} levels"
+    facts = {"likelihood": "exact", **_given(subject)}
+    bits, most = bits_per_dimension(nats, subject.reference[0].size, density=False), math.log2(levels)
+    note = None
+    if bits.mean() > most:
+        note = f"Even odds for all levels would cost {most:g} bits: this model does worse."
+    return [
+        of_each("log_likelihood", nats, passport={**facts, "unit": f"nats, {pixels}"}),
+        of_each(
+            "bits_per_dim",
+            bits,
+            passport={**facts, "unit": "bits per pixel value", "probability": f"of the levels, {pixels}"},
+            note=note,
+        ),
+    ]
+
+
+def _given(subject: Subject) -> dict[str, str]:
+    """What the model was told of each picture: log p(x|class) is another number than log p(x)."""
+    return {"given": "class"} if known_classes(subject, slice(0, 1)) else {}
+
+
 def _too_many(bits: float, density: bool) -> str | None:
     """A sentence where knowing nothing would cost less."""
     if density and bits > math.log2(LEVELS):
@@ -113,17 +146,30 @@ def _terms(subject: Subject) -> dict[str, np.ndarray]:
     """Of every picture of the reference: the terms of `bound`, the `importance_bound`, and its encoding as `mean`."""
     assert subject.opened is not None
     model = subject.opened.model
+
+    def terms(image: Tensor, seeds: range, told: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = model.bound(image, Noise(seeds), **told)
+        found["importance_bound"] = importance_bound(model.log_weights(image, Noise(seeds), subject.draws, **told))
+        if isinstance(model, Encodes):
+            found["mean"] = model.encode(image, **told)
+        return found
+
+    return _in_batches(subject, terms)
+
+
+def _in_batches(
+    subject: Subject, compute: Callable[[Tensor, range, dict[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, np.ndarray]:
+    """Numbers of every picture of the reference, from batches of them, their seeds, and what the model is told."""
+    assert subject.opened is not None
     parts: dict[str, list[np.ndarray]] = {}
     number = len(subject.reference)
     with torch.no_grad(), exact(), shown(number, "likelihood") as advance:
         for start in range(0, number, BATCH):
-            image = subject.opened.tensor(subject.reference[start : start + BATCH])
+            part = slice(start, start + BATCH)
+            image = subject.opened.tensor(subject.reference[part])
             seeds = range(subject.seed + start, subject.seed + start + len(image))
-            found = model.bound(image, Noise(seeds))
-            found["importance_bound"] = importance_bound(model.log_weights(image, Noise(seeds), subject.draws))
-            if isinstance(model, Encodes):
-                found["mean"] = model.encode(image)
-            for name, values in found.items():
+            for name, values in compute(image, seeds, known_classes(subject, part)).items():
                 parts.setdefault(name, []).append(values.double().cpu().numpy())
             advance(len(image))
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from tasvir.config import Pictures, Refused
 from tasvir.core import abilities
 from tasvir.data import Dataset, Split
 from tasvir.data.workers import progress
-from tasvir.drawing import BATCH, Opened
+from tasvir.drawing import BATCH, Opened, PriorName
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tasvir.metrics.features import Extractor, Features
 
 
@@ -38,6 +41,8 @@ class Subject:
     """Of the first sample; whatever else a metric draws at random comes from it too."""
     draws: int = 50
     """Draws K of the importance-weighted bound."""
+    prior: PriorName = "model"
+    """Whence a run's latents are drawn for samples: its `model`'s own prior, or a `mixture` fitted to its encodings."""
     border: int = 0
     """Pixels cut from every side before super-resolution is judged: the scale factor."""
     device: str = "auto"
@@ -181,9 +186,17 @@ class RunSubject(Subject):
 
     opened: Opened
 
-    def __init__(self, opened: Opened, split: str, number: int, seed: int, extractor: "Callable[[Dataset], Extractor]"):
+    def __init__(
+        self,
+        opened: Opened,
+        split: str,
+        number: int,
+        seed: int,
+        extractor: "Callable[[Dataset], Extractor]",
+        prior: PriorName = "model",
+    ):
         super().__init__(opened.dataset, split, number, seed, lambda: extractor(self.dataset))
-        self.opened = opened
+        self.opened, self.prior = opened, prior
 
     @property
     def conditional(self) -> bool:
@@ -194,7 +207,8 @@ class RunSubject(Subject):
         return "reconstruction_"
 
     def has(self) -> set[str]:
-        return super().has() | given_by(self.opened.model, self.dataset)
+        given = super().has() | given_by(self.opened.model, self.dataset)
+        return given | {"samples"} if self.prior == "mixture" and {"encode", "decode"} <= given else given
 
     @cached_property
     def samples(self) -> np.ndarray:
@@ -204,7 +218,8 @@ class RunSubject(Subject):
         def drawn() -> Iterator[np.ndarray]:
             for start in range(0, self.number, BATCH):
                 part = slice(start, start + BATCH)
-                yield self.opened.samples(seeds[part], labels=None if labels is None else labels[part])
+                told = None if labels is None else labels[part]
+                yield self.opened.samples(seeds[part], labels=told, prior=self.prior)
 
         return spooled(drawn(), self.number, "drawing samples")
 
@@ -217,10 +232,16 @@ class RunSubject(Subject):
 
     @cached_property
     def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Reconstructions of the reference, and the reference."""
-        real = self.reference
-        made = (self.opened.reconstructions(real[start : start + BATCH]) for start in range(0, len(real), BATCH))
-        return [(spooled(made, len(real), "reconstructing"), real)]
+        """Reconstructions of the reference, told its classes where the model takes them, and the reference."""
+        real, known = self.reference, self.reference_labels if self.conditional else None
+
+        def made() -> Iterator[np.ndarray]:
+            for start in range(0, len(real), BATCH):
+                part = slice(start, start + BATCH)
+                told = {} if known is None else {"labels": known[part].tolist()}
+                yield self.opened.reconstructions(real[part], **told)
+
+        return [(spooled(made(), len(real), "reconstructing"), real)]
 
 
 class MadeSubject(Subject):
@@ -268,6 +289,15 @@ class PairsSubject(Subject):
     @property
     def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
         return self._pairs
+
+
+def known_classes(subject: Subject, part: slice) -> "dict[str, Tensor]":
+    """What a conditional model is told of that part of the reference: `label`, [N] int64; others are told nothing."""
+    assert subject.opened is not None
+    model = subject.opened.model
+    if not getattr(model, "conditional", False) or subject.reference_labels is None:
+        return {}
+    return {"label": torch.from_numpy(np.array(subject.reference_labels[part])).to(model.device)}
 
 
 def _no_extractor() -> "Extractor":

@@ -143,7 +143,13 @@ METRICS: dict[str, Metric] = {
         likelihood.likelihood,
         ("bound",),
         ("bound", "importance_bound", "bits_per_dim", "bound_bits_per_dim", "rate", "distortion", "active_units"),
-        "likelihood",
+        "bounds on the likelihood",
+    ),
+    "likelihood": Metric(
+        likelihood.exact_likelihood,
+        ("log_likelihood",),
+        ("log_likelihood", "bits_per_dim"),
+        "likelihood, exact",
     ),
     "disentanglement": Metric(
         latents.disentanglement,

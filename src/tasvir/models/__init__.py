@@ -1,18 +1,34 @@
 """The table of recipes: one line each, read without importing a model until its recipe is asked for."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tasvir.config import Refused, nearest
+from tasvir.config import Foundation, Pictures, Refused, nearest
 
 if TYPE_CHECKING:
-    from tasvir.core import Recipe
+    from tasvir.core import Model, Recipe
 
 RECIPES: dict[str, str] = {
     "ae": "autoencoders.ae",
     "vae": "autoencoders.vae",
     "vae-2d": "autoencoders.vae",
     "vae-256": "autoencoders.vae_256",
+    "beta-vae": "autoencoders.vae",
+    "vae-vamp": "autoencoders.vae",
+    "sigma-vae": "autoencoders.vae",
+    "cs-vae": "autoencoders.vae",
+    "cvae": "autoencoders.cvae",
+    "iwae": "autoencoders.iwae",
+    "wae-mmd": "autoencoders.wae",
+    "rae": "autoencoders.rae",
+    "discrete-vae": "autoencoders.discrete_vae",
+    "vq-vae": "autoencoders.vq_vae",
+    "vq-vae-2-tokenizer": "autoencoders.vq_vae_2",
+    "vq-vae-2-tokenizer-256": "autoencoders.vq_vae_2",
+    "pixelcnn": "autoregressive.pixelcnn",
+    "vq-vae-pixelcnn": "autoregressive.code_prior",
+    "vq-vae-2": "autoregressive.code_prior",
+    "vq-vae-2-256": "autoregressive.code_prior",
     "gan": "adversarial.gan",
     "dcgan": "adversarial.dcgan",
     "lsgan": "adversarial.dcgan",
@@ -28,3 +44,23 @@ def recipe(name: str) -> "Recipe":
             f"There is no recipe {name!r}.{nearest(name, RECIPES)}\n`tasvir recipes` lists all: {', '.join(RECIPES)}."
         )
     return import_module(f"tasvir.models.{RECIPES[name]}").RECIPES[name]
+
+
+def build(name: str, config: Any, pictures: Pictures, foundation: Foundation | None = None) -> "Model":
+    """An untrained model of that recipe, on an equally untrained foundation if it has one."""
+    kind = recipe(name).model
+    if foundation is None:
+        return kind(config, pictures)
+    return kind(config, pictures, recipe(foundation.recipe).model(foundation.model, pictures))
+
+
+def usual_foundation(name: str, tiny: bool = False) -> Foundation | None:
+    """What a recipe stands on where no run is named, not trained yet; None if it stands on nothing."""
+    below = recipe(name).foundation
+    if below is None:
+        return None
+    return Foundation(below, recipe(below).tiny if tiny else recipe(below).config, FOUNDATION)
+
+
+FOUNDATION = "foundation"
+"""Folder, inside a run's own, of the run that it stands on."""

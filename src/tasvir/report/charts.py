@@ -242,3 +242,23 @@ def cloud(
         for at in _ticks(middle[1] - half, middle[1] + half, 5)
     ]
     return paths, across, down
+
+
+def scatter_of(
+    position: np.ndarray,
+    groups: Sequence[np.ndarray],
+    names: Sequence[str],
+    colors: Sequence[str],
+    axes: tuple[str, str],
+) -> dict[str, Any]:
+    """What the page's macro `scatter` draws of points [N,2] in named and coloured groups (boolean [N])."""
+    paths, across, down = cloud(position, groups)
+    return {
+        "dots": list(zip(paths, colors, strict=True)),
+        "legend": list(zip(names, colors, strict=False)),
+        "scale": None,
+        "colors": list(colors),
+        "x_ticks": across,
+        "y_ticks": down,
+        "axes": axes,
+    }

@@ -13,9 +13,9 @@ from tasvir.report.charts import Chart, Line, count, number
 from tasvir.report.content import Content, Made, missing, reason
 from tasvir.report.measurements import colors, legend, passports, precision_recall, spread, while_training
 from tasvir.report.page import duration, save, write
-from tasvir.report.panels import FIRST_SEED, title_and_unit
+from tasvir.report.panels import title_and_unit
 from tasvir.report.sheets import Film, Sheet
-from tasvir.report.story import FAILURES, Story
+from tasvir.report.story import FAILURES, FIRST_SEED, Story
 from tasvir.report.table import Column, Elsewhere, plain, rows_of
 
 BUDGETS = {"film": 2_400_000, "sheet": 1_200_000}
@@ -125,7 +125,8 @@ def reconstructions(stories: list[Story]) -> Content | None:
         strips.append(("held-out pictures", Sheet(real, 16, most=most)))
         for story in members:
             try:
-                strips.append((story.name, Sheet(story.opened.reconstructions(real), 16, most=most)))
+                labels = story.opened.labels_beside(None, len(real))
+                strips.append((story.name, Sheet(story.opened.reconstructions(real, labels), 16, most=most)))
             except FAILURES as error:
                 strips.append((story.name, f"This could not be drawn. {reason(error)}"))
     if not strips:

@@ -1,7 +1,8 @@
 """Figures drawn by matplotlib, for files; the report page draws its own."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -11,8 +12,15 @@ from matplotlib.figure import Figure
 
 from tasvir.drawing import Points
 
+if TYPE_CHECKING:
+    from tasvir.latent_space import Aggregate
+
 # Petroff 2021, arXiv 2107.02270: ten colours that stay apart with every common colour blindness
 PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+
+
+AGGREGATE = (PALETTE[1], PALETTE[0])
+"""Colours of the prior and of the aggregate posterior."""
 
 
 def class_colors(number: int) -> Sequence[str]:
@@ -55,6 +63,39 @@ def scatter(points: Points) -> Figure:
     axes.set_aspect("equal", adjustable="datalim")
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
+    return figure
+
+
+def aggregate(found: "Aggregate") -> Figure:
+    """Densities of single latent dimensions under the prior and the aggregate posterior, and draws of both."""
+    rows = max(1, math.ceil(len(found.marginals) / 2))
+    figure = Figure(figsize=(13, max(5.0, 1.9 * rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    plan = figure.add_gridspec(rows, 4)
+    colors = dict(zip((found.prior_name, "aggregate posterior"), AGGREGATE, strict=True))
+    for position, marginal in enumerate(found.marginals):
+        axes = figure.add_subplot(plan[position // 2, position % 2])
+        for (name, color), values in zip(colors.items(), (marginal.prior, marginal.posterior), strict=True):
+            axes.fill_between(marginal.at, values, color=color, alpha=0.25, linewidth=0)
+            axes.plot(marginal.at, values, color=color, linewidth=1.5, label=name)
+        axes.set_title(marginal.name, fontsize=10, loc="left")
+        axes.set_ylabel("density", fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    plane = figure.add_subplot(plan[:, 2:])
+    size = float(np.clip(12_000 / max(len(found.posterior), 1), 3, 30))
+    for (name, color), points in zip(colors.items(), (found.prior, found.posterior), strict=True):
+        plane.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, color=color, label=name)
+    plane.set_xlabel(found.axes[0])
+    plane.set_ylabel(found.axes[1])
+    plane.set_aspect("equal", adjustable="datalim")
+    plane.grid(alpha=0.25)
+    plane.set_axisbelow(True)
+    plane.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *plane.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, markerscale=2.5
+    )
     return figure
 
 

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from tasvir.config import Refused
-from tasvir.report.charts import Chart, Line, cloud, count
+from tasvir.report import latents
+from tasvir.report.charts import Chart, Line, count, scatter_of
 from tasvir.report.content import Content, Made, missing, reason
 from tasvir.report.figures import PALETTE, class_colors
 from tasvir.report.measurements import measurements, nearest, precision_recall, while_training
 from tasvir.report.sheets import Film, Sheet
-from tasvir.report.story import FAILURES, Story
-
-FIRST_SEED = 1000
-"""Of the fresh samples; the timeline's begin at 0."""
+from tasvir.report.story import FAILURES, FIRST_SEED, Story
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,18 @@ def make(story: Story, panels: tuple[Panel, ...]) -> list[Made]:
 
 def samples(story: Story) -> Content:
     opened, classes = story.opened, story.run.pictures.classes
-    if getattr(opened.model, "conditional", False) and classes:
-        rows = min(10, len(classes))
-        labels = [label for label in range(rows) for _ in range(10)]
-        more = f"One row for each class: {', '.join(classes[:rows])}{' …' if len(classes) > rows else ''}."
-    else:
-        labels, more = None, ""
+    labels, more, names = None, "", []
+    if opened.conditional and classes:
+        names = list(classes[:10])
+        labels = [label for label in range(len(names)) for _ in range(10)]
+        more = f"One row for each {'class' if len(names) == len(classes) else f'of the first {len(names)} classes'}."
     amount = 100 if labels is None else len(labels)
     images = opened.samples(range(FIRST_SEED, FIRST_SEED + amount), labels=labels)
     last = FIRST_SEED + amount - 1
     words = f"{amount} new pictures from {story.weights()}, seeds {FIRST_SEED} to {last}, not selected. {more}"
-    return Content("sheet", words, {"sheet": Sheet(images, 10), "alt": "New pictures drawn by the model"})
+    return Content(
+        "sheet", words, {"sheet": Sheet(images, 10), "alt": "New pictures drawn by the model", "row_names": names}
+    )
 
 
 def timeline(story: Story) -> Content | None:
@@ -77,7 +76,8 @@ def timeline(story: Story) -> Content | None:
 def reconstructions(story: Story) -> Content:
     try:
         real = np.asarray(story.dataset.test.images[:32])
-        pairs = np.stack([real, story.opened.reconstructions(real)], axis=1).reshape(-1, *real.shape[1:])
+        made = story.opened.reconstructions(real, story.opened.labels_beside(None, len(real)))
+        pairs = np.stack([real, made], axis=1).reshape(-1, *real.shape[1:])
         sheet, words = Sheet(pairs, 8, 2), f"by {story.weights()}."
     except FAILURES as error:
         found = story.last_pairs()
@@ -95,6 +95,8 @@ def manifold(story: Story) -> Content | None:
     side = 20
     images = story.opened.manifold(side)
     words = "Decoded from the two latent dimensions, each at even quantiles of the standard normal prior."
+    if story.opened.conditional and story.run.pictures.classes:
+        words += f" Of class {story.run.pictures.classes[0]}."
     sheet = Sheet(images, side, spaced=False)
     return Content("sheet", words, {"sheet": sheet, "alt": "Decoded pictures over the latent plane"})
 
@@ -112,17 +114,10 @@ def scatter(story: Story) -> Content:
         groups = [points.label == label for label in present]
         every = class_colors(len(points.classes))
         colors = [every[label] for label in present]
-    paths, across, down = cloud(points.position, groups)
     coloured = ", coloured by class" if names else ""
-    values = {
-        "dots": list(zip(paths, colors, strict=True)),
-        "legend": list(zip(names, colors, strict=False)) if len(names) <= len(PALETTE) else [],
-        "scale": (points.classes[0], points.classes[-1]) if len(names) > len(PALETTE) else None,
-        "colors": colors,
-        "x_ticks": across,
-        "y_ticks": down,
-        "axes": points.axes,
-    }
+    values = scatter_of(points.position, groups, names, colors, points.axes)
+    if len(names) > len(PALETTE):
+        values |= {"legend": [], "scale": (points.classes[0], points.classes[-1])}
     return Content("scatter", f"{count(len(points.position))} held-out pictures in the latent space{coloured}.", values)
 
 
@@ -167,6 +162,7 @@ def _far_apart(lines: list[Line]) -> bool:
 
 UNITS: dict[str, tuple[str, str]] = {
     "gradient_norm": ("gradient norm", "norm"),
+    "gradient_variance": ("variance of the encoder's gradient", "nats²"),
     "score": ("scores", "logit"),
     "won": ("discriminator has won", "share of steps"),
     "active_units": ("active latent units", "units"),
@@ -242,7 +238,13 @@ PANELS: tuple[Panel, ...] = (
     Panel("Manifold", ("decode",), manifold),
     Panel("Latent space", ("encode",), scatter),
     Panel("Interpolations", ("decode",), interpolations),
+    Panel("Traversals", ("encode", "decode"), latents.traversals),
+    Panel("Attribute arithmetic", ("encode", "decode"), latents.arithmetic),
+    Panel("Own samples, reconstructed", ("sample", "reconstruct"), latents.own_samples),
     Panel("Nearest training pictures", (), nearest),
+    Panel("Prior against aggregate posterior", ("encode", "decode", "sample"), latents.aggregate, "wide"),
+    Panel("Samples from a mixture", ("encode", "decode"), latents.mixture, "wide"),
+    Panel("Codebook usage", ("tokenize",), latents.codebook, "wide"),
     Panel("Measurements", (), measurements, "wide"),
     Panel("Measured while training", (), lambda story: while_training([story]), "wide"),
     Panel("Losses", (), losses, "wide"),

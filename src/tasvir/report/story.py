@@ -20,6 +20,8 @@ from tasvir.training.state import summary
 
 FAILURES = (Refused, OSError, RuntimeError)
 """What may go wrong when a model is loaded or draws; the page then says so in words."""
+FIRST_SEED = 1000
+"""Of the fresh samples; the timeline's begin at 0."""
 FRAMES = 24
 """Most pictures of a timeline."""
 

@@ -13,9 +13,8 @@ from torch import Tensor
 from tasvir import pictures
 from tasvir.core import Model, Noise, Reconstructs, Samples
 from tasvir.data.batches import Batches, FromShards, pictures_of, stream, to_uint8
-from tasvir.models import recipe
 from tasvir.runs import Run
-from tasvir.training import processes
+from tasvir.training import foundation, processes
 from tasvir.training.health import Health, relative_diversity
 from tasvir.training.precision import autocast, choose_device
 from tasvir.training.progress import Reporter
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN = 64
 """Samples drawn at every showing, from seeds 0 to 63."""
+EACH, ROWS = 8, 10
+"""Pictures of each class that a conditional model draws, and classes, at most."""
 SOON = 5
 """Steps after which several processes notice that they were asked to stop."""
 
@@ -47,7 +48,9 @@ def train(
     device = choose_device(settings.device)
     if model is None:
         torch.manual_seed(mixed_seed(seed))
-        model = recipe(run.config.recipe).model(run.config.model, run.pictures)
+        model = run.build()
+    if model.foundation is not None and not run.checkpoints():
+        foundation.settle(model, run)
     state = State(model, run, device)
     if run.checkpoints():
         state.load(run.latest())
@@ -55,6 +58,7 @@ def train(
         state.compile()
     writer = processes.is_writer()
     reporter = Reporter(state.step, settings.steps, settings.batch_size * processes.count(), loud=writer)
+    dataset = foundation.extended(dataset, foundation.prepared(state.model, run, dataset, device, reporter.say))
     batches = stream(
         dataset,
         settings.batch_size,
@@ -204,22 +208,38 @@ class Keeper:
         self.reporter.restart(step)
 
     def show(self) -> None:
-        """The same seeds and the same held-out pictures, every time."""
+        """The same seeds and the same held-out pictures, every time; of a conditional model a row for each class."""
         model, step = self.state.drawn, self.state.step
         training = model.training
         model.eval()
         folder = self.run.folder / "samples"
         with torch.no_grad(), autocast(self.state.device, self.state.dtype):
             if isinstance(model, Samples):
-                drawn = to_uint8(model.sample(Noise(range(SHOWN))))
-                pictures.grid(drawn, least=28).save(folder / f"{step:08d}.png")
+                seeds, label = self._shown()
+                drawn = to_uint8(model.sample(Noise(seeds), label))
+                columns = None if label is None else EACH
+                pictures.grid(drawn, columns, least=28).save(folder / f"{step:08d}.png")
                 self._check_diversity(drawn)
             if isinstance(model, Reconstructs):
-                real = self.held_out.image
-                pairs = pictures.interleave(to_uint8(real), to_uint8(model.reconstruct(real)))
+                real, label = self.held_out.image, self.held_out.label
+                told = {"label": label} if self._conditional and label is not None else {}
+                pairs = pictures.interleave(to_uint8(real), to_uint8(model.reconstruct(real, **told)))
                 name = f"{step:08d}-reconstructions.png" if isinstance(model, Samples) else f"{step:08d}.png"
                 pictures.grid(pairs, columns=8, least=28).save(folder / name)
         model.train(training)
+
+    @property
+    def _conditional(self) -> bool:
+        return bool(getattr(self.state.model, "conditional", False))
+
+    def _shown(self) -> tuple[list[int], Tensor | None]:
+        """Seeds of the pictures that are drawn, and their classes where the model draws for one: the same seeds in
+        every row."""
+        classes = min(len(self.run.pictures.classes), ROWS) if self._conditional else 0
+        if not classes:
+            return list(range(SHOWN)), None
+        label = torch.arange(classes, device=self.state.device).repeat_interleave(EACH)
+        return list(range(EACH)) * classes, label
 
     def _check_diversity(self, drawn: np.ndarray) -> None:
         if self.state.step and len(self.test.images) > 1:

@@ -163,7 +163,14 @@ def _fill(model: Model, tensors: dict[str, Tensor], prefix: str) -> None:
     model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
 
 
+WATCHED = (
+    *("gradient_norm", "gradient_variance", "score", "won"),
+    *("active_units", "kl_per_dimension", "beta", "scale", "distortion", "effective_draws"),
+    *("mse", "perplexity", "usage", "bits_per_dim", "bits_per_code"),
+)
+"""Endings of the names of what is only watched."""
+
+
 def summary(values: dict[str, Any]) -> dict[str, float]:
     """The losses among a log line's values, for the progress line: `player/term`, without what is only watched."""
-    watched = ("gradient_norm", "score", "won", "active_units", "kl_per_dimension")
-    return {name: value for name, value in values.items() if not name.endswith(watched)}
+    return {name: value for name, value in values.items() if not name.endswith(WATCHED)}

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tasvir.config import Count, DataConfig, Fraction, NonNegative, OptimizerConfig, Pictures, Positive, TrainConfig
+from tasvir.config import Count, DataConfig, Fraction, OptimizerConfig, Pictures, TrainConfig
 from tasvir.core import Recipe
 from tasvir.losses.likelihoods import LikelihoodName
-from tasvir.models.autoencoders.vae import VAE
+from tasvir.models.autoencoders.vae import VAE, VariationalConfig
 
 
 @dataclass(frozen=True)
-class VAE256Config:
+class VAE256Config(VariationalConfig):
     latent_size: Count = 200
     widths: tuple[Count, Count, Count, Count] = (128, 128, 64, 32)
     """Channels of the encoder's convolutions; the decoder's are these backwards."""
@@ -19,10 +19,6 @@ class VAE256Config:
     """Channels of the decoder's first map, at a thirty-second of the size."""
     dropout: Fraction = 0.2
     reconstruction: LikelihoodName = "mse"
-    scale: Positive | None = None
-    """Weight of the mean squared error (1000 if left out)."""
-    beta: NonNegative = 1.0
-    """Weight of the divergence from the prior."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4)
 
 

@@ -1,0 +1,98 @@
+"""The vector-quantized autoencoder (van den Oord et al. 2017, arXiv 1711.00937): pictures as grids of codes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from tasvir.config import Count, CountOrZero, NonNegative, OptimizerConfig, Pictures, Positive, Range, TrainConfig
+from tasvir.core import Batch, Grid, Model, Player, Recipe, Turn
+from tasvir.nn.quantizers import QuantizerName, quantizer
+from tasvir.nn.residual import StridedDecoder, StridedEncoder, require_multiple
+
+
+@dataclass(frozen=True)
+class QuantizedConfig:
+    """What all autoencoders with discrete codes have."""
+
+    hidden: Count = 128
+    """Channels of the convolutions."""
+    residual: Count = 32
+    """Channels inside a residual block."""
+    blocks: CountOrZero = 2
+    """Residual blocks of each network."""
+    codes: Annotated[int, Range(low=2, high=2**20)] = 512
+    """How many different codes there are."""
+    code_size: Count = 64
+    """Channels of a code's vector; fsq and lookup-free take as many as they need."""
+    quantizer: QuantizerName = "vq-ema"
+    """How latents become codes; see nn/quantizers.py."""
+    commitment: NonNegative = 0.25
+    """Weight of the latents' squared distance from their codes."""
+    decay: Annotated[float, Range(low=0.0, high=0.999999)] = 0.99
+    """Of the moving averages that are the codes of vq-ema, and by which it is counted what is used."""
+    variance: Positive = 0.06
+    """Of pixels in [0,1]: what their squared error is divided by, against the commitment."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
+
+
+@dataclass(frozen=True)
+class VQVAEConfig(QuantizedConfig):
+    downsample: Literal[2, 4, 8, 16] = 4
+    """How many pixels high and wide the square is that one code stands for."""
+
+
+def reconstruction_term(config: Any, output: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """What is descended for pictures in [-1,1], and the mean squared error of pixels in [0,1] by itself."""
+    error = mse_loss(output.float(), image) / 4
+    return error / config.variance, error.detach()
+
+
+class VQVAE(Model):
+    sizes = "multiples of --model.downsample (4) from 8 px up"
+
+    @staticmethod
+    def accepts(size: int) -> bool:
+        return size >= 8 and size % 4 == 0
+
+    def __init__(self, config: VQVAEConfig, pictures: Pictures, foundation: Model | None = None):
+        super().__init__(config, pictures, foundation)
+        require_multiple(pictures.size, config.downsample)
+        sizes = (config.hidden, config.residual, config.blocks, config.downsample)
+        self.quantizer = quantizer(config)
+        width = self.quantizer.size
+        self.encoder = nn.Sequential(StridedEncoder(pictures.channels, *sizes), nn.Conv2d(config.hidden, width, 1))
+        self.decoder = StridedDecoder(width, pictures.channels, *sizes)
+        self.grids = (Grid(pictures.size // config.downsample, config.codes),)
+
+    def players(self) -> dict[str, Player]:
+        return {"vq_vae": Player((self.encoder, self.quantizer, self.decoder), self.config.optimizer)}
+
+    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        quantized = self.quantizer(self.encoder(batch.image))
+        loss, error = reconstruction_term(self.config, self.decoder(quantized.values), batch.image)
+        yield Turn("vq_vae", {"reconstruction": loss, **quantized.terms}, {"mse": error, **quantized.watch})
+
+    def tokenize(self, image: Tensor) -> Tensor:
+        return self.quantizer.tokenize(self.encoder(image)).flatten(1)
+
+    def detokenize(self, codes: Tensor) -> Tensor:
+        side = self.grids[0].side
+        return self.decoder(self.quantizer.look_up(codes.view(-1, side, side))).float().clamp(-1, 1)
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        return self.detokenize(self.tokenize(image))
+
+
+RECIPES = {
+    "vq-vae": Recipe(
+        summary="Vector-quantized autoencoder: pictures as grids of discrete codes.",
+        model=VQVAE,
+        config=VQVAEConfig(),
+        tiny=VQVAEConfig(hidden=8, residual=4, blocks=1, codes=4, code_size=4),
+        train=TrainConfig(steps=6000),
+        best="reconstruction_mse",
+    ),
+}

@@ -1,0 +1,1 @@
+"""Models that draw one value after another, each given all before it."""

@@ -1,0 +1,96 @@
+"""The gated PixelCNN on pixels (van den Oord et al. 2016, arXiv 1606.05328): an exact likelihood, value by value."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from tasvir.config import Count, Fraction, OptimizerConfig, Pictures, TrainConfig
+from tasvir.core import Batch, Model, Noise, Player, Recipe, Turn
+from tasvir.nn.pixelcnn import GatedPixelCNN
+
+
+@dataclass(frozen=True)
+class PixelCNNConfig:
+    width: Count = 32
+    """Channels of both stacks."""
+    layers: Count = 8
+    kernel: Count = 3
+    """Height and width of the window that a layer looks through, an odd number; the first layer's is 7."""
+    output: Count = 128
+    """Channels of the hidden layer behind the stacks."""
+    dropout: Fraction = 0.0
+    """Part of the channels that are left out of every layer while training."""
+    conditional: bool = False
+    """Learn and draw pictures of a class, where the pictures have classes."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup=50)
+
+
+class PixelCNN(Model):
+    def __init__(self, config: PixelCNNConfig, pictures: Pictures, foundation: Model | None = None):
+        super().__init__(config, pictures, foundation)
+        self.conditional = config.conditional and bool(pictures.classes)
+        self.network = GatedPixelCNN(
+            pictures.channels,
+            pictures.levels,
+            pictures.size,
+            width=config.width,
+            layers=config.layers,
+            kernel=config.kernel,
+            output=config.output,
+            embedded=False,
+            classes=len(pictures.classes) if self.conditional else 0,
+            dropout=config.dropout,
+        )
+
+    def players(self) -> dict[str, Player]:
+        return {"pixelcnn": Player((self.network,), self.config.optimizer)}
+
+    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        label = batch.label if self.conditional else None
+        nats = self.nats(batch.image, label).mean()
+        yield Turn("pixelcnn", {"nats": nats}, {"bits_per_dim": nats.detach() / (batch.image[0].numel() * math.log(2))})
+
+    def nats(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """-log p(x), or -log p(x|label), of pictures [B,C,H,W] in [-1,1]; [B] nats."""
+        values = quantize(image, self.pictures.levels)
+        return cross_entropy(self.network(values, label), values, reduction="none").flatten(1).sum(1)
+
+    def log_likelihood(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """log p(x), or log p(x|label) where the model has classes, [B] nats.
+
+        A model with classes that is given none averages p(x|label) over them, each as likely as any other.
+        """
+        if label is not None or not self.conditional:
+            return -self.nats(image, label)
+        classes = torch.arange(len(self.pictures.classes), device=image.device)
+        given = torch.stack([-self.nats(image, one.expand(len(image))) for one in classes])
+        return given.logsumexp(0) - math.log(len(classes))
+
+    def sample(self, noise: Noise, label: Tensor | None = None) -> Tensor:
+        if self.conditional:
+            drawn = (noise.uniform(1, device=self.device)[:, 0] * len(self.pictures.classes)).long()
+            label = drawn if label is None else label
+        shape = (self.pictures.channels, self.pictures.size, self.pictures.size)
+        values = self.network.sample(noise.uniform(*shape, device=self.device), label)
+        return values.float() * (2 / (self.pictures.levels - 1)) - 1
+
+
+def quantize(image: Tensor, levels: int) -> Tensor:
+    """Pictures in [-1,1] → the nearest of `levels` even steps, int64 from 0."""
+    return ((image.float() + 1) * ((levels - 1) / 2)).round().long().clamp(0, levels - 1)
+
+
+RECIPES = {
+    "pixelcnn": Recipe(
+        summary="Gated PixelCNN: pictures pixel by pixel, with an exact likelihood.",
+        model=PixelCNN,
+        config=PixelCNNConfig(),
+        tiny=PixelCNNConfig(width=8, layers=2, output=8),
+        train=TrainConfig(steps=4500, batch_size=32, channels_last=False),
+        best="bits_per_dim",
+    ),
+}

@@ -1,0 +1,152 @@
+"""What a run stands on: a trained model, frozen, whose weights move into the run's own checkpoints.
+
+What it makes of the training pictures is computed once, before the first step, and read from then on.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tasvir.config import Foundation, Refused
+from tasvir.core import ABILITIES, Model
+from tasvir.data.batches import augmentation, pictures_of
+from tasvir.data.workers import progress
+from tasvir.models import recipe
+from tasvir.runs import Run
+from tasvir.training import processes
+
+if TYPE_CHECKING:
+    from tasvir.data import Dataset
+
+BATCH = 64
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """sha256 of all weights and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def described(below: Run, name: str) -> Foundation:
+    """A trained run, as what another one stands on; `name` is how that one's config names its folder."""
+    model, step = below.load_model()
+    return Foundation(below.config.recipe, below.config.model, name, step, weights_hash(model))
+
+
+def check(name: str, below: Run) -> None:
+    """Raise `Refused` unless the recipe `name` can stand on that run."""
+    kind = recipe(name).model
+    if kind.stands_on is None:
+        raise Refused(f"{name} stands on no other run; leave --on out.")
+    if not callable(getattr(recipe(below.config.recipe).model, kind.stands_on, None)):
+        able = ", ".join(row for row in _able(kind.stands_on))
+        raise Refused(
+            f"{below.folder} cannot {kind.stands_on}: it was trained as {below.config.recipe}.\n"
+            f"{name} stands on a run of {able}."
+        )
+    below.latest()
+
+
+def _able(ability: str) -> list[str]:
+    from tasvir.models import RECIPES
+
+    return [name for name in RECIPES if isinstance(recipe(name).model, type) and _can(name, ability)]
+
+
+def _can(name: str, ability: str) -> bool:
+    kind = recipe(name).model
+    return ability in ABILITIES and callable(getattr(kind, ability, None)) and kind.stands_on is None
+
+
+def changed(run: Run) -> str | None:
+    """A sentence if the run's foundation has been trained further, or is gone; its own weights stay as they were."""
+    folder, below = run.foundation, run.config.foundation
+    if folder is None or below is None or not below.weights or not (folder / "config.yaml").exists():
+        return None
+    try:
+        model, step = Run.open(folder).load_model()
+    except Refused:
+        return None
+    if weights_hash(model) == below.weights:
+        return None
+    return (
+        f"{folder} was trained further since, from step {below.step} to {step}: "
+        f"this run keeps the weights of step {below.step} that it began with."
+    )
+
+
+def settle(model: Model, run: Run) -> None:
+    """Give a model that has not been trained yet the weights of its foundation's run.
+
+    Raises `Refused` if that run is gone, or is not at the weights that the config names.
+    """
+    below, folder = run.config.foundation, run.foundation
+    if below is None or folder is None or model.foundation is None:
+        return
+    found, step = Run.open(folder).load_model(below.step or None)
+    if below.weights and weights_hash(found) != below.weights:
+        raise Refused(
+            f"{folder} at step {step} does not have the weights that {run.folder} was begun on.\nTrain anew on it."
+        )
+    model.foundation.load_state_dict(found.state_dict())
+
+
+def prepared(
+    model: Model, run: Run, dataset: "Dataset", device: torch.device, say: Callable[[str], None]
+) -> np.ndarray | None:
+    """What the model's foundation makes of every training picture, [N,...], computed once and kept in the run folder.
+
+    None where pictures are different every time they are shown (augmented, binarized anew, streamed): then it is
+    computed batch by batch. All processes must call it.
+    """
+    below, settings = run.config.foundation, dataset.settings
+    if below is None or dataset.stream is not None or settings.binarize == "dynamic":
+        return None
+    changes = augmentation(settings)
+    if changes.moves or changes.paints:
+        say("Training pictures change as they are shown, so their codes are computed anew in every step.")
+        return None
+    folder = run.folder / "prepared"
+    file = folder / f"{hashlib.sha256(f'{below.weights} {dataset.train.hash}'.encode()).hexdigest()[:16]}.npy"
+    if processes.is_writer() and not file.exists():
+        _write(model, dataset, device, file)
+    processes.wait()
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+@torch.no_grad()
+def _write(model: Model, dataset: "Dataset", device: torch.device, file: Path) -> None:
+    """Compute, write aside, rename: a kill leaves nothing half done."""
+    number = len(dataset.train)
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_suffix(".partial")
+    found: np.ndarray | None = None
+    with progress(number, "encoding the pictures once") as advance:
+        for start in range(0, number, BATCH):
+            numbers = np.arange(start, min(start + BATCH, number))
+            part = model.prepare(pictures_of(dataset, dataset.train, numbers, device).image).cpu().numpy()
+            if found is None:
+                found = np.lib.format.open_memmap(partial, "w+", _smallest(part), (number, *part.shape[1:]))
+            found[numbers] = part
+            advance(len(part))
+    assert found is not None
+    found.flush()  # type: ignore[attr-defined]
+    partial.rename(file)
+
+
+def _smallest(part: np.ndarray) -> np.dtype:
+    """Codes are kept as 32-bit whole numbers, latents as they are."""
+    return np.dtype(np.int32) if part.dtype == np.int64 else part.dtype
+
+
+def extended(dataset: "Dataset", found: np.ndarray | None) -> "Dataset":
+    """The set with `prepared` beside its training pictures."""
+    return dataset if found is None else replace(dataset, train=replace(dataset.train, prepared=found))
