@@ -227,7 +227,7 @@ class Opened:
         return self.decoded(walked.numpy(), None if classes is None else np.repeat(classes[::2], steps))
 
     def _random(self, number: int, seed: int) -> Tensor:
-        return Noise(range(seed, seed + 2 * number)).draw(self.model.latent_size)
+        return random_latents(self.model, Noise(range(seed, seed + 2 * number)))
 
     def _pairs(self, number: int, classes: list[int] | None) -> tuple[np.ndarray, list[int]]:
         """At most `number` pairs of held-out pictures of one class, one after another, and the class of each picture.
@@ -273,6 +273,12 @@ class Opened:
     def tensor(self, images: np.ndarray) -> Tensor:
         """[N,H,W,C] uint8 to what the model takes, on its device."""
         return to_float(torch.from_numpy(np.array(images)).to(self.device))
+
+
+def random_latents(model: Any, noise: Noise) -> Tensor:
+    """Latents [N,D] as a model draws them for its own samples, on the CPU: from its prior, or standard normal."""
+    own = getattr(model, "latents", None)
+    return noise.draw(model.latent_size) if own is None else own(noise).detach().cpu()
 
 
 def linear(start: Tensor, end: Tensor, part: Tensor) -> Tensor:

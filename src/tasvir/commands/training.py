@@ -131,9 +131,7 @@ class Train:
         below = Run.open(self.on)
         foundation.check(self.recipe, below)
         if self.first != _usual_first(recipe(str(recipe(self.recipe).foundation))):
-            raise Refused(
-                "--first.* sets up a stage to be trained, and --on names a run that was: leave one out."
-            )
+            raise Refused("--first.* sets up a stage to be trained, and --on names a run that was: leave one out.")
         return below
 
     def _config(self, data: DataConfig, below: "Run | None") -> RunConfig:

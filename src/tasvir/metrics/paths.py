@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasvir.core import Noise
-from tasvir.drawing import PATHS
+from tasvir.drawing import PATHS, random_latents
 from tasvir.metrics.perceptual import Network, color, lpips
 from tasvir.metrics.subject import Subject
 from tasvir.metrics.values import Value, bootstrap
@@ -80,7 +80,7 @@ def perceptual_path_length(subject: Subject) -> list[Value]:
     model, device = subject.opened.model, subject.opened.device
     number = min(subject.number, MOST)
     noise = Noise(range(subject.seed, subject.seed + number))
-    ends = [noise.draw(model.latent_size) for _ in range(2)]
+    ends = [random_latents(model, noise) for _ in range(2)]
     distance = lpips(NETWORK, device)
 
     def on_device(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
