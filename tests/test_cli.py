@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,34 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert code == 0 and "usage" in out
     code, out, _ = tasvir(capsys, "train", "vae", "--help")
     assert code == 0 and "--train.batch-size" in out and "--model.latent-size" in out
+
+
+def without_meaning(said: str) -> list[str]:
+    """Arguments in a command's help with no words beside them but their default."""
+    rows: list[list[str]] = []
+    for line in said.splitlines():
+        if not line.startswith("│"):
+            continue
+        text = line.strip("│ ")
+        if line[2] != " ":
+            rows.append([text])
+        else:
+            rows[-1].append(text)
+    names = r"^((-h, )?--?[a-z]\S*( \{.*?\}(\|\S+)*| \[.*\]\]| [A-Z{]\S*)?(, )?)+|^[A-Z]+\b|^\[\S+( …)?\]"
+    told = {row[0]: re.sub(r"\((default|required).*", "", re.sub(names, "", " ".join(row))).split() for row in rows}
+    return [name for name, words in told.items() if not words or [name.lower()] == words]
+
+
+def test_every_argument_s_help_says_what_it_means(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert without_meaning("│ --seed INT   (default: 0) │\n│ -n INT, --number INT │\n│       (default: 3) │") != []
+    for name in ("sample", "reconstruct", "interpolate", "manifold", "traverse", "arithmetic", "scatter", "aggregate",
+                 "encode", "decode", "estimators", "resume"):  # fmt: skip
+        assert without_meaning(tasvir(capsys, name, "--help")[1]) == [], name
+        if name != "estimators":
+            assert "A folder that `tasvir train` made" in tasvir(capsys, name, "--help")[1]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -282,6 +311,8 @@ BAD: list[tuple[list[str], str]] = [
     (["interpolate", "{vae}", "--steps", "1"], "at least 2"),
     (["manifold", "{vae}"], "two latent dimensions"),
     (["decode", "{vae}", "/no/such.npz"], "/no/such.npz"),
+    (["scatter", "{vae}", "-n", "2"], "--number is 2; a plane needs at least 3"),
+    (["aggregate", "{vae}", "-n", "1"], "--number is 1; a plane needs at least 3"),
     (["evaluate", "{gan}", "--metrics", "boundd"], "Perhaps you meant bound"),
     (["evaluate", "{gan}", "--metrics", "bound"], "cannot be measured by bound"),
     (["compare", "{gan}"], "at least 2"),

@@ -21,7 +21,6 @@ from tasvir.losses.divergences import (
     cauchy_schwarz,
     gaussian_cauchy_schwarz,
     gaussian_kl,
-    kl_from_standard_normal,
     maximum_mean_discrepancy,
 )
 from tasvir.metrics.likelihood import importance_bound
@@ -72,7 +71,9 @@ def test_divergences_of_gaussians_against_numerical_integration(one, other) -> N
     as_mixtures = cauchy_schwarz(mixture([(1.0, *one)]), mixture([(1.0, *other)]))
     assert float(as_mixtures) == pytest.approx(expected, abs=1e-7)
     if other == (0.0, 1.0):
-        assert float(kl_from_standard_normal(*tensors(one))) == pytest.approx(kl, abs=1e-7)
+        mean, log_variance = (x.view(1, 1) for x in tensors(one))
+        from_prior = mean, log_variance, mean, Mixture(torch.zeros(1).double(), *torch.zeros(2, 1, 1).double())
+        assert float(DIVERGENCES["kl"](*from_prior).sum()) == pytest.approx(kl, abs=1e-7)
 
 
 @pytest.mark.parametrize(("one", "other"), MIXTURES)
@@ -106,6 +107,20 @@ def test_cauchy_schwarz_is_symmetric_and_never_negative(one, other) -> None:  # 
     single = [x.float() for x in tensors(one[0][1:], other[0][1:])]
     assert float(gaussian_cauchy_schwarz(*single)) >= 0, "not even by rounding"
     assert float(gaussian_kl(*single)) >= -1e-6
+
+
+@pytest.mark.parametrize("pair", [(100.0, -100.0), (-100.0, 100.0), (60.0, 0.0), (0.3, 0.1), (25.0, 0.0)])
+def test_cauchy_schwarz_of_any_deviations_is_finite_and_so_are_its_gradients(pair: tuple[float, float]) -> None:
+    """Against float64, where exp(200) still fits."""
+    leaves = [torch.tensor(x, requires_grad=True) for x in (0.5, pair[0], -0.25, pair[1])]
+    found = gaussian_cauchy_schwarz(*leaves)
+    gradients = torch.autograd.grad(found, leaves)
+    assert torch.isfinite(torch.stack([found, *gradients])).all()
+    s, t = (math.exp(x) for x in pair)
+    expected = 0.75**2 / (2 * (s + t)) + 0.5 * math.log((s + t) / (2 * math.sqrt(s) * math.sqrt(t)))
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
+    slope = (s - t) / (4 * (s + t)) - 0.75**2 * s / (2 * (s + t) ** 2)
+    assert float(gradients[1]) == pytest.approx(slope, rel=1e-4)
 
 
 def test_divergences_of_a_batch_are_those_of_its_pictures() -> None:

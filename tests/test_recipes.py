@@ -1,19 +1,22 @@
 """Every recipe keeps the contract of Model; a new line in the table of recipes is tested by being there."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import size_for, tiny_batch, tiny_model, tiny_run, tiny_state
-from tasvir.config import Pictures, from_plain, to_plain, validate
+from tasvir.config import Pictures, Refused, from_plain, to_plain, validate
 from tasvir.core import Decodes, Encodes, Noise, Reconstructs, Samples, Scores, abilities
 from tasvir.drawing import Opened
-from tasvir.models import RECIPES, recipe
+from tasvir.models import RECIPES, build, recipe, usual_foundation
 from tasvir.training.loop import train
+from tasvir.training.state import summary
 
 EVERY = pytest.mark.parametrize("name", RECIPES)
+CONDITIONAL = [name for name in RECIPES if recipe(name).model.conditional or hasattr(recipe(name).tiny, "conditional")]
 
 
 def steps_of(name: str) -> int:
@@ -34,6 +37,7 @@ def test_players_take_turns_and_every_parameter_learns(name: str) -> None:
                 assert term.shape == () and torch.isfinite(term)
             for value in turn.watch.values():
                 assert value.shape == () and not value.requires_grad
+            assert list(summary({**turn.terms, **turn.watch})) == list(turn.terms), "only losses are shown as losses"
             parameters = players[turn.player].parameters()
             sum(turn.terms.values()).backward(inputs=parameters)
             touched |= {id(p) for p in parameters if p.grad is not None and p.grad.abs().sum() > 0}
@@ -69,6 +73,29 @@ def test_pictures_have_the_right_shape_range_and_seed(name: str, channels: int) 
     for pictures in drawn:
         assert pictures.shape == (3, channels, size, size) and pictures.dtype == torch.float32
         assert pictures.min() >= -1 and pictures.max() <= 1
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_models_with_classes_draw_with_and_without_being_told(name: str) -> None:
+    config, size = recipe(name).tiny, size_for(name)
+    config = replace(config, conditional=True) if hasattr(config, "conditional") else config
+    torch.manual_seed(0)
+    model = build(name, config, Pictures(1, size, ("a", "b", "c")), usual_foundation(name, tiny=True)).eval()
+    assert model.conditional and isinstance(model, Samples)
+    with torch.no_grad():
+        free = model.sample(Noise(range(4)))
+        assert torch.allclose(model.sample(Noise([2])), free[2:3], atol=1e-5)
+        assert model.sample(Noise(range(4)), torch.tensor([0, 1, 2, 0])).shape == free.shape == (4, 1, size, size)
+        for wrong in (3, -1):
+            with pytest.raises(Refused, match=f"There is no class {wrong}: there are 3, from 0 to 2."):
+                model.sample(Noise([0, 1]), torch.tensor([0, wrong]))
+    assert set(model.draw_classes(Noise(range(40))).tolist()) == {0, 1, 2}
+
+
+def test_noise_of_no_shape_is_a_number_for_each_seed() -> None:
+    for kind in ("normal", "uniform", "exponential"):
+        noise, again = Noise([1, 2], kind), Noise([1, 2], kind)  # type: ignore[arg-type]
+        assert torch.equal(noise.draw(), again.draw(1)[:, 0]) and torch.equal(noise.uniform(), again.uniform(1)[:, 0])
 
 
 @EVERY
@@ -172,8 +199,6 @@ def test_resumed_training_gives_the_same_bits(name: str, tmp_path: Path) -> None
     half, _ = tiny_run(name, tmp_path / "half", steps=3)
     train(half, data)
     half = Opened(half).run
-    from dataclasses import replace
-
     half = replace(half, config=replace(half.config, train=replace(half.config.train, steps=6)))
     train(half, data)
     for file in ("model.safetensors", "optimizer.safetensors"):

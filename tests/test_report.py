@@ -143,6 +143,25 @@ def test_a_page_loads_nothing_and_runs_nothing_from_elsewhere(
     assert any("default-src 'none'" in (meta.get("content") or "") for meta in page.all("meta"))
 
 
+def test_a_page_says_what_a_run_stands_on_and_at_which_stage_it_is(tmp_path: Path) -> None:
+    run, data = tiny_run("vq-vae-pixelcnn", tmp_path / "run")
+    below = Run.open(tmp_path / "run" / "foundation")
+    page = page_of(run.folder, out=tmp_path / "page.html")
+    assert "still in stage 1 of 2 (vq-vae, step 6 of 6)" in page.text and "could not be drawn" not in page.text
+    assert "Samples" not in page.titles and "Settings" in page.titles
+    train(run, data)
+    report((below.folder,), below.folder / "report.html")
+    page = page_of(run.folder, out=run.folder / "report.html")
+    assert run.config.foundation is not None
+    assert f"step 6, weights {run.config.foundation.weights[:12]}, in foundation" in page.text
+    assert [link["href"] for link in page.all("a")] == ["foundation/report.html"] and "stage 1" not in page.text
+    longer = replace(below, config=replace(below.config, train=replace(below.config.train, steps=7)))
+    train(longer, data)
+    page = page_of(run.folder, out=tmp_path / "page.html")
+    assert "was trained further since, from step 6 to 7" in page.text
+    assert [link["href"] for link in page.all("a")] == ["run/foundation/report.html"]
+
+
 def test_panels_follow_what_a_model_can_do(trained: dict[str, Path], tmp_path: Path) -> None:
     gan, ae = (page_of(trained[name], out=tmp_path / f"{name}.html") for name in ("gan", "ae"))
     assert {"Samples", "Interpolations"} < set(gan.titles)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from tasvir.config import DataConfig, OptimizerConfig, Pictures, TrainConfig
+from tasvir.config import DataConfig, OptimizerConfig, Pictures, Refused, TrainConfig
 
 
 @dataclass
@@ -94,9 +94,25 @@ class Model(nn.Module):
             self.foundation.eval()
         return self
 
+    def least_batch(self) -> tuple[int, str]:
+        """The fewest pictures, of all processes together, that the first step can be made of, and why."""
+        return 1, ""
+
     def prepare(self, image: Tensor) -> Tensor:
         """What the foundation makes of pictures, [N,C,H,W] in [-1,1] → [N,...]; comes back as `Batch.prepared`."""
         raise NotImplementedError
+
+    def check_classes(self, label: Tensor) -> None:
+        """Raise `Refused` for a class among [N] int64 that there is not."""
+        count = len(self.pictures.classes)
+        outside = label[(label < 0) | (label >= count)]
+        if len(outside):
+            raise Refused(f"There is no class {int(outside[0])}: there are {count}, from 0 to {count - 1}.")
+
+    def draw_classes(self, noise: "Noise") -> Tensor:
+        """A class for each seed, all being as likely, [N] int64."""
+        count = len(self.pictures.classes)
+        return (noise.uniform(device=self.device) * count).long().clamp(max=count - 1)
 
     @property
     def device(self) -> torch.device:
@@ -118,8 +134,8 @@ def draw_noise(
 ) -> Tensor:
     """Independent noise of zero mean and unit variance, float32: N(0,1), U(-√3,√3) or Exp(1)-1."""
     if kind == "normal":
-        return torch.randn(*shape, generator=generator, device=device)
-    values = torch.empty(*shape, device=device)
+        return torch.randn(tuple(shape), generator=generator, device=device)
+    values = torch.empty(tuple(shape), device=device)
     if kind == "uniform":
         return values.uniform_(-(3**0.5), 3**0.5, generator=generator)
     return values.exponential_(generator=generator) - 1
@@ -145,7 +161,7 @@ class Noise:
 
     def uniform(self, *shape: int, device: Any = "cpu") -> Tensor:
         """[N, *shape] float32 in [0,1), whatever `kind` is; to draw what is discrete."""
-        return torch.stack([torch.rand(*shape, generator=generator) for generator in self.generators]).to(device)
+        return torch.stack([torch.rand(shape, generator=generator) for generator in self.generators]).to(device)
 
 
 @runtime_checkable
@@ -176,7 +192,7 @@ class Decodes(Protocol):
     latent_size: int
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latents [N,D], standard normal under the prior, to [N,C,H,W] float in [-1,1]."""
+        """Latents [N,D], as `encode` gives them or as the model's prior draws them, to [N,C,H,W] float in [-1,1]."""
         ...
 
 
@@ -227,6 +243,15 @@ class Tokenizes(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsCodes(Protocol):
+    grids: tuple[Grid, ...]
+
+    def code_log_likelihood(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to log p of the codes of each picture in nats, [N]: exact, of the codes alone."""
+        ...
+
+
 ABILITIES: dict[str, type] = {
     "sample": Samples,
     "reconstruct": Reconstructs,
@@ -235,6 +260,7 @@ ABILITIES: dict[str, type] = {
     "bound": Scores,
     "log_likelihood": KnowsLikelihood,
     "tokenize": Tokenizes,
+    "code_log_likelihood": KnowsCodes,
 }
 
 

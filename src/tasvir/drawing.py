@@ -1,7 +1,6 @@
 """What a trained run can draw: samples, reconstructions, walks, manifolds, scatters. uint8 [N,H,W,C] comes out."""
 
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,10 +12,12 @@ import torch
 from torch import Tensor
 
 from tasvir.config import Refused, nearest
-from tasvir.core import ABILITIES, Encodes, Grid, Noise, NoiseKind
+from tasvir.core import ABILITIES, Encodes, Noise, NoiseKind, Tokenizes
 from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
+from tasvir.models import RECIPES, recipe
 from tasvir.runs import Run
+from tasvir.training import foundation
 from tasvir.training.precision import choose_device
 
 if TYPE_CHECKING:
@@ -49,12 +50,17 @@ class Opened:
         self.model: Any
         self.model, self.step = self.run.load_model(step, device=self.device)
         self.require(*filter(None, [ability]))
+        changed = foundation.changed(self.run)
+        if changed:
+            print(changed, file=sys.stderr)
 
     def require(self, *names: str) -> None:
         """Raise `Refused` if the model lacks one of these abilities."""
         can = [name for name in ABILITIES if isinstance(self.model, ABILITIES[name])]
         for name in names:
             if name not in can:
+                if isinstance(self.model, Tokenizes) or isinstance(getattr(self.model, "foundation", None), Tokenizes):
+                    raise Refused(_of_codes(self.run, name, can))
                 if name == "sample" and {"encode", "decode"} <= set(can):
                     can.append("sample with --prior mixture")
                 raise Refused(f"{self.run.config.recipe} cannot {name}; it can {', '.join(can)}.")
@@ -275,6 +281,20 @@ class Opened:
         return to_float(torch.from_numpy(np.array(images)).to(self.device))
 
 
+def _of_codes(run: Run, ability: str, can: list[str]) -> str:
+    """Why a model of codes lacks an ability, and what has it."""
+    name = run.config.recipe
+    if ability in ("encode", "decode"):
+        return f"{name} has codes and no continuous latents to walk in; it can {', '.join(can)}."
+    on_it = [other for other in RECIPES if recipe(other).foundation == name] if ability == "sample" else []
+    if not on_it:
+        return f"{name} cannot {ability}; it can {', '.join(can)}."
+    return (
+        f"{name} cannot {ability} by itself: train what draws its codes.\n"
+        f"`tasvir train {on_it[0]} --on {run.folder} --data {run.data_words}`"
+    )
+
+
 def random_latents(model: Any, noise: Noise) -> Tensor:
     """Latents [N,D] as a model draws them for its own samples, on the CPU: from its prior, or standard normal."""
     own = getattr(model, "latents", None)
@@ -312,67 +332,6 @@ def class_number(label: str, classes: Sequence[str]) -> int:
     if label.lstrip("-").isdigit():
         raise Refused(f"There is no label {label}; classes are numbered from 0 to {len(classes) - 1}: {shown}.")
     raise Refused(f"There is no label {label!r}.{nearest(label, classes)}\nThere are {shown}.")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What `tasvir encode` writes, read back; `latents` or `codes`, or both."""
-
-    latents: np.ndarray | None
-    """[N,D] float32"""
-    codes: np.ndarray | None
-    """[N,T] int64"""
-    labels: np.ndarray | None
-    """[N] int64"""
-
-
-def read_encoded(path: Path, size: int | None, grids: Sequence[Grid], classes: int) -> Encoded:
-    """The arrays of an .npz: `latents` [N,size], or `codes` [N,T] of these grids, and `labels` in 0..classes-1.
-
-    `size` is None for a model that takes no latents, `grids` are empty for one that takes no codes. Raises `Refused`
-    if there is neither, or they do not fit.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: np.asarray(arrays[name]) for name in ("latents", "codes", "labels") if name in arrays}
-            latents = np.asarray(found["latents"], np.float32) if "latents" in found and size is not None else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise Refused(f"{path} cannot be read as an .npz with `latents`: {str(error).splitlines()[0]}.") from None
-    codes = found.get("codes") if grids else None
-    if latents is None and codes is None:
-        wanted = " or ".join(["`latents`"] * (size is not None) + ["`codes`"] * bool(grids))
-        raise Refused(f"{path} has no {wanted}; `tasvir encode` writes them.")
-    if latents is not None:
-        if latents.ndim != 2 or latents.shape[1] != size or not len(latents):
-            raise Refused(f"{path} has latents of shape {latents.shape}; this run wants (N, {size}).")
-        if not np.isfinite(latents).all():
-            raise Refused(f"{path} has latents that are not finite.")
-    if codes is not None:
-        _check_codes(path, codes, grids)
-    labels = found.get("labels")
-    if labels is not None:
-        given = latents if latents is not None else codes
-        if labels.shape != (len(given) if given is not None else 0,) or labels.dtype.kind not in "iu":
-            raise Refused(f"{path} has labels of shape {labels.shape}; there is to be one whole number for each row.")
-        if classes and not ((labels >= 0) & (labels < classes)).all():
-            raise Refused(f"{path} has labels outside 0 to {classes - 1}, the classes of this run.")
-    return Encoded(latents, None if codes is None else codes.astype(np.int64), labels)
-
-
-def _check_codes(path: Path, codes: np.ndarray, grids: Sequence[Grid]) -> None:
-    """Raise `Refused` if codes are not whole numbers [N,T] that each grid has."""
-    wanted = sum(grid.side**2 for grid in grids)
-    if codes.ndim != 2 or codes.shape[1] != wanted or not len(codes) or codes.dtype.kind not in "iu":
-        raise Refused(f"{path} has codes of shape {codes.shape}; this run wants whole numbers (N, {wanted}).")
-    start = 0
-    for grid in grids:
-        part = codes[:, start : start + grid.side**2]
-        start += grid.side**2
-        if part.min() < 0 or part.max() >= grid.codes:
-            raise Refused(
-                f"{path} has codes from {part.min()} to {part.max()}; this run's {grid.side}×{grid.side} grid has 0 "
-                f"to {grid.codes - 1}."
-            )
 
 
 def _as_whole(values: Tensor) -> np.ndarray:

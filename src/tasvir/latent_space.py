@@ -14,8 +14,8 @@ from tasvir.drawing import BATCH, Opened, PriorName, class_number
 from tasvir.losses.divergences import gaussian_kl
 from tasvir.nn.priors import Standard
 
-KNOWN = 1000
-"""Held-out pictures from which it is told how much each dimension carries."""
+KNOWN = 2000
+"""Held-out pictures, at most, from which it is told how much each dimension carries."""
 MEANT = 2000
 """Training pictures of a class, at most, whose latents are averaged."""
 
@@ -90,6 +90,8 @@ class Walked:
     """uint8 [R·S,H,W,C], row after row."""
     rows: list[str]
     columns: list[str]
+    pictures: int = 0
+    """Held-out pictures by which dimensions were put in order."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def traversals(
         latents[row, :, dimension] = walk.values(drawn[:, dimension], about.normal, steps)
     beside = None if labels is None else labels * (len(chosen) * steps)
     images = opened.decoded(latents.reshape(-1, latents.shape[2]), beside)
-    return Walked(images, [about.name(int(dimension)) for dimension in chosen], walk.names(steps))
+    names = [about.name(int(dimension)) for dimension in chosen]
+    return Walked(images, names, walk.names(steps), len(about.mean))
 
 
 def labelled(opened: Opened, attribute: str | None) -> Dataset:
@@ -305,9 +308,11 @@ class Aggregate:
     axes: tuple[str, str]
     marginals: list[Marginal]
     """Of the dimensions that tell most."""
+    pictures: int
+    """Held-out pictures that the aggregate posterior is of."""
 
 
-def aggregate(opened: Opened, number: int = 2000, most: int = 6, prior: PriorName = "model") -> Aggregate:
+def aggregate(opened: Opened, number: int = KNOWN, most: int = 6, prior: PriorName = "model") -> Aggregate:
     """The prior beside the aggregate posterior of held-out pictures. Raises `Refused` if there is none of the two."""
     opened.require("encode", *(["sample"] if prior == "model" else ["decode"]))
     known = dimensions(opened, number)
@@ -322,7 +327,7 @@ def aggregate(opened: Opened, number: int = 2000, most: int = 6, prior: PriorNam
         marginals.append(Marginal(known.name(int(dimension)), at, density(theirs, at), density(ours, at)))
     axes = in_plane(posterior)[1]
     plane = [values if values.shape[1] == 2 else _projected(values, posterior) for values in (drawn, posterior)]
-    return Aggregate(name, plane[0], plane[1], axes, marginals)
+    return Aggregate(name, plane[0], plane[1], axes, marginals, len(known.mean))
 
 
 def _prior(opened: Opened, number: int, prior: PriorName) -> tuple[str, np.ndarray]:

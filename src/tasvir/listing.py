@@ -42,6 +42,7 @@ def describe(name: str) -> dict[str, Any]:
         }
         for player, member in model.players().items()
         for network in member.networks
+        if any(p.requires_grad for p in network.parameters())
     ]
     return {
         "recipe": name,

@@ -171,6 +171,19 @@ class Run:
         below = self.config.foundation
         return None if below is None else self.folder / below.run
 
+    def before(self) -> str | None:
+        """`still in stage 1 of 2 (vq-vae, step 50 of 3000)`, until the stage that this run stands on is finished and
+        its own begins; else None.
+        """
+        below, folder = self.config.foundation, self.foundation
+        if below is None or folder is None or below.run != FOUNDATION or self._all_checkpoints():
+            return None
+        if not (folder / "config.yaml").exists():
+            return None
+        first = Run.open(folder)
+        step = max((kept.step for kept in first.checkpoints()), default=0)
+        return f"still in stage 1 of 2 ({below.recipe}, step {step} of {first.config.train.steps})"
+
     @property
     def checkpoint_folder(self) -> Path:
         return self.folder / "checkpoints"
@@ -225,6 +238,9 @@ class Run:
         """The newest whole checkpoint. Raises `Refused` if there is none."""
         whole = self.checkpoints()
         if not whole:
+            before = self.before()
+            if before:
+                raise Refused(f"{self.folder} is {before}; `tasvir resume {self.folder}` goes on.")
             faults = [f"{checkpoint.step}: {checkpoint.fault()}" for checkpoint in self._all_checkpoints()]
             why = f" ({'; '.join(faults)})" if faults else ""
             raise Refused(f"{self.folder} has no checkpoint that can be read{why}.")

@@ -28,7 +28,6 @@ class Sample:
     seed: Seed = 0
     """Seed of the first picture; the next have the next seeds."""
     step: Step = None
-    """Checkpoint to draw from, or `best`; left out, the newest."""
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
@@ -61,6 +60,7 @@ class Reconstruct:
     out: Path = Path("reconstructions.png")
     """x.png pairs side by side, else only the reconstructions: .npz, .gif, .webp, .mp4, a folder."""
     number: Number = 32
+    """Pictures."""
     samples: bool = False
     """Reconstruct the model's own samples, of seeds 0 and up."""
     label: str | None = None

@@ -23,9 +23,11 @@ class Estimators:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN …]")] = ()
     """Runs of discrete-vae, to draw into one figure (--out)."""
     distribution: Literal["gaussian", "bernoulli", "categorical"] = "gaussian"
+    """Of z."""
     function: str = "square"
     """f: linear is mz, square is (mz)², or an expression such as 'sin(3*z)'."""
     m: float = 1.0
+    """The number m in f."""
     parameters: tuple[float, ...] = ()
     """Mean and log scale of the Gaussian, logit of the Bernoulli, logits of the categorical variable; left out, 1 and
     0; 0.5; 0.5, 0 and -0.5."""
@@ -36,6 +38,7 @@ class Estimators:
     temperature: Positive = 0.5
     """Of relaxed samples."""
     seed: Seed = 0
+    """Everything random follows from it."""
     out: Path | None = None
     """A folder for estimators.png, .csv and .json, or one figure (.png, .pdf, .svg)."""
     json: bool = False

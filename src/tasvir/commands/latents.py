@@ -34,6 +34,7 @@ class Interpolate:
     label: Label = None
     """Class to walk within, by name or number; left out, each class of held-out pictures in its turn."""
     seed: Seed = 0
+    """Of the first random latent, where the model does not encode."""
     step: Step = None
 
     def __call__(self) -> None:
@@ -52,6 +53,7 @@ class Manifold:
 
     run: Folder
     out: Path = Path("manifold.png")
+    """x.png one grid; .npz; x.gif, x.webp or x.mp4 a film; a folder."""
     side: Count = 20
     """Pictures along each side."""
     label: Label = None
@@ -96,7 +98,8 @@ class Traverse:
         opened = drawing.Opened(self.run, "encode", self.step)
         walked = latent_space.traversals(opened, self.pictures, self.number, self.steps, self.along, self.label)
         rows, columns = walked.rows, walked.columns
-        print(pictures.write(walked.images, self.out, columns=self.steps, row_names=rows, column_names=columns))
+        said = pictures.write(walked.images, self.out, columns=self.steps, row_names=rows, column_names=columns)
+        print(f"{said}; the order of the dimensions is that of {walked.pictures} held-out pictures")
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class Scatter:
     method: Literal["pca", "tsne", "umap"] = "pca"
     """Two principal components, t-SNE (seconds for thousands), or UMAP (needs the package umap-learn)."""
     number: Number = 2000
+    """Held-out pictures, 3 or more."""
     step: Step = None
 
     def __call__(self) -> None:
@@ -169,6 +173,7 @@ class Scatter:
         from tasvir.report import figures
 
         _check_figure(self.out)
+        _check_number(self.number)
         points = drawing.Opened(self.run, "encode", self.step).scatter(self.number, self.method)
         _save(lambda: figures.scatter(points), self.out)
         print(f"{len(points.position)} points in {self.out}")
@@ -184,7 +189,7 @@ class Aggregate:
     prior: Prior = "model"
     """The model's own, or the mixture that `tasvir sample --prior mixture` draws from."""
     number: Number = 2000
-    """Held-out pictures, and as many draws from the prior."""
+    """Held-out pictures, 3 or more, and as many draws from the prior."""
     dimensions: Count = 6
     """Latent dimensions to show by themselves."""
     step: Step = None
@@ -194,10 +199,14 @@ class Aggregate:
         from tasvir.report import figures
 
         _check_figure(self.out)
+        _check_number(self.number)
         opened = drawing.Opened(self.run, "encode", self.step)
         found = latent_space.aggregate(opened, self.number, self.dimensions, self.prior)
         _save(lambda: figures.aggregate(found), self.out)
-        print(f"{len(found.posterior)} draws from the {found.prior_name} and from the posterior in {self.out}")
+        print(
+            f"{len(found.posterior)} draws from the {found.prior_name}, and one from the posterior of each of "
+            f"{found.pictures} held-out pictures, in {self.out}"
+        )
 
 
 @dataclass(frozen=True)
@@ -210,7 +219,9 @@ class Encode:
     run: Folder
     pictures: Source = None
     out: Path = Path("latents.npz")
+    """.npz"""
     number: Number = 1000
+    """Pictures."""
     label: Label = None
     """Class of the pictures, for recipes that know classes."""
     step: Step = None
@@ -251,7 +262,9 @@ class Decode:
 
     run: Folder
     latents: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LATENTS")]
+    """The .npz to read."""
     out: Path = Path("decoded.png")
+    """x.png one grid; .npz; x.gif, x.webp or x.mp4 a film; a folder."""
     label: Label = None
     """Class to decode for, in recipes that know classes; left out, the `labels` of the file."""
     step: Step = None
@@ -259,6 +272,7 @@ class Decode:
     def __call__(self) -> None:
         from tasvir import drawing, pictures
         from tasvir.core import Decodes, Tokenizes
+        from tasvir.encoded import read_encoded
 
         pictures.check_out(self.out)
         opened = drawing.Opened(self.run, None, self.step)
@@ -266,9 +280,11 @@ class Decode:
         if not isinstance(model, Tokenizes):
             opened.require("decode")
         size = model.latent_size if isinstance(model, Decodes) else None
-        found = drawing.read_encoded(self.latents, size, model.grids if isinstance(model, Tokenizes) else (), classes)
+        found = read_encoded(self.latents, size, model.grids if isinstance(model, Tokenizes) else (), classes)
         if found.latents is None:
             assert found.codes is not None
+            if self.label is not None:
+                raise Refused(f"{self.latents} has codes, which are decoded without a class; leave --label out.")
             images = opened.detokenized(found.codes)
         else:
             labels = opened.labels(self.label, len(found.latents)) or found.labels
@@ -281,6 +297,11 @@ class Decode:
 def _check_steps(steps: int) -> None:
     if steps < 2:
         raise Refused(f"--steps is {steps}; a walk has at least 2 pictures.")
+
+
+def _check_number(number: int) -> None:
+    if number < 3:
+        raise Refused(f"--number is {number}; a plane needs at least 3 pictures.")
 
 
 def _check_figure(out: Path) -> None:

@@ -53,7 +53,7 @@ class Evaluate:
     """Which, by these names or by those of their numbers; left out, all that fit and need nothing to be fetched.
     Sets: frechet kid inception-score precision-recall prd sliced-wasserstein classes label-agreement
     classification-accuracy ms-ssim-diversity diversity nearest-class memorization path-length. Pairs: pixels structure
-    lpips super-resolution reconstruction-frechet. Likelihood: bound likelihood. Latents: disentanglement."""
+    lpips super-resolution reconstruction-frechet. Likelihood: bound likelihood codes. Latents: disentanglement."""
     features: str | None = None
     """In which features distances are measured: classifier, inception, dinov2, clip, pixels, timm:NAME,
     torchvision:NAME; left out, classifier for drawn sets with classes, else inception."""

@@ -1,8 +1,6 @@
 """Training a run, and going on with it."""
 
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from tasvir.cli import parse
+from tasvir.commands.stages import built, steps_done, train_all
 from tasvir.commands.words import Folder
-from tasvir.config import CountOrZero, DataConfig, Foundation, Pictures, Refused, RunConfig, Seed, TrainConfig
+from tasvir.config import Count, CountOrZero, DataConfig, Foundation, Pictures, Refused, RunConfig, Seed, TrainConfig
 from tasvir.models import FOUNDATION
 
 if TYPE_CHECKING:
     from tasvir.core import Model, Recipe
-    from tasvir.data import Dataset
     from tasvir.runs import Run
 
 
@@ -62,6 +60,8 @@ class Train:
                 f"`tasvir train {words[0]}` wants --data: a folder or zip of pictures, or a set by name "
                 "(cartoons, digits, mnist, cifar10 …)."
             )
+        if chosen.foundation is None and any(word == "--on" or word.startswith("--on=") for word in words):
+            raise Refused(f"{words[0]} stands on no other run; leave --on out.")
         below = None if chosen.foundation is None else recipe(chosen.foundation)
         kind = _train_kind(type(chosen.config), None if below is None else type(below.config))
         first = {} if below is None else {"first": _usual_first(below)}
@@ -100,25 +100,25 @@ class Train:
         if below is not None and _shape(below.pictures) != _shape(dataset.pictures):
             raise Refused(
                 f"{self.on} was trained on pictures of {_shape_words(below.pictures)}, and these are of "
-                f"{_shape_words(dataset.pictures)}: set --data.size and --data.color."
+                f"{_shape_words(dataset.pictures)}: set {_to_agree(below.pictures, dataset.pictures)}."
             )
         run = Run(out, self._config(data, below), dataset.pictures, dataset.description)
-        stages = [(run, _built(run))]
+        stages = [(run, built(run))]
         if run.config.foundation is not None and below is None:
             nested = replace(run, folder=out / FOUNDATION, config=self._first_config(data, run.config.foundation))
             lacks = recipe(nested.config.recipe).model.lacks(dataset.pictures)
             if lacks is not None:
                 raise Refused(f"{nested.config.recipe} {lacks}.")
-            stages.insert(0, (nested, _built(nested)))
+            stages.insert(0, (nested, built(nested, "first.train")))
 
         def begin() -> None:
-            check_vacant(out)
+            check_vacant(out, besides=FOUNDATION if len(stages) > 1 else "")
             for stage, _ in stages:  # the last one's config last: with it the folder is a run
                 stage.create()
             for note in dataset.notes:
                 print(note, file=sys.stderr)
 
-        return _train(stages, dataset, begin)
+        return train_all(stages, dataset, begin)
 
     def _below(self) -> "Run | None":
         """The run named by --on. Raises `Refused` if it is none, or not one to stand on."""
@@ -171,22 +171,11 @@ def _shape_words(pictures: Pictures) -> str:
     return f"{pictures.size} px in {'grey' if pictures.channels == 1 else 'colour'}"
 
 
-def _built(run: "Run") -> "Model":
-    """The untrained model of a run. Raises `Refused` if it cannot be built or trained with these settings."""
-    import torch
-
-    from tasvir.training.state import mixed_seed
-
-    torch.manual_seed(mixed_seed(run.config.seed))
-    try:
-        model = run.build()
-    except (RuntimeError, MemoryError, OverflowError) as error:
-        raise Refused(
-            f"{run.config.recipe} cannot be built with these settings: {str(error).splitlines()[0]}"
-        ) from None
-    if run.config.train.batch_size == 1 and any(isinstance(layer, torch.nn.BatchNorm1d) for layer in model.modules()):
-        raise Refused(f"--train.batch-size is 1; {run.config.recipe} has batch norm and needs at least 2.")
-    return model
+def _to_agree(wanted: Pictures, given: Pictures) -> str:
+    """The settings that make pictures like the wanted ones."""
+    size = [f"--data.size {wanted.size}"] if wanted.size != given.size else []
+    color = [f"--data.color {'grey' if wanted.channels == 1 else 'rgb'}"] if wanted.channels != given.channels else []
+    return " and ".join(size + color)
 
 
 def _train_kind(config: type, below: type | None) -> type[Train]:
@@ -236,88 +225,21 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def _training_sentence(run: "Run", dataset: "Dataset") -> str:
-    shape = f"{dataset.pictures.size}×{dataset.pictures.size} {'grey' if dataset.pictures.channels == 1 else 'colour'}"
-    if dataset.pictures.source is not None:
-        shape += f", with {'' if dataset.pictures.matched else 'unmatched '}sources"
-    many = f"{len(dataset.train)} pictures" if dataset.stream is None else f"{len(dataset.stream.shards)} shards"
-    return (
-        f"Training {run.config.recipe} on {dataset.name} ({many}, {shape}; "
-        f"{len(dataset.test.images)} held out) for {run.config.train.steps} steps in {run.folder}."
-    )
-
-
-def _train(stages: "list[tuple[Run, Model]]", dataset: "Dataset", begin: Callable[[], None]) -> int:
-    """Train runs that stand on one another, with the last one's folder held; `begin` is called once it is.
-
-    Returns the exit code.
-    """
-    from tasvir.runs import OutOfSpace
-    from tasvir.training import processes
-    from tasvir.training.loop import Stopped, train
-
-    last = stages[-1][0]
-    measures = [_watch(run, dataset) if processes.is_writer() else None for run, _ in stages]
-    run, outcome = last, "failed"
-    try:
-        with last.locked() if processes.is_writer() else nullcontext():
-            if processes.is_writer():
-                begin()
-            processes.wait()
-            for number, ((run, model), measure) in enumerate(zip(stages, measures, strict=True), 1):
-                if number > 1:
-                    run = last = _standing(run)
-                stage = f"Stage {number} of {len(stages)}: " if len(stages) > 1 else ""
-                if processes.is_writer() and not run.checkpoints():
-                    print(f"{stage}{_training_sentence(run, dataset)}", file=sys.stderr)
-                outcome = train(run, dataset, model, measure)
-                if outcome != "done":
-                    break
-    except (Stopped, OutOfSpace) as error:
-        print(f"tasvir: {error}", file=sys.stderr)
-    except OSError as error:
-        kept = run.checkpoints()
-        on = f"\nCheckpoint {kept[-1].step} is whole; `tasvir resume {last.folder}` goes on from it." if kept else ""
-        print(f"tasvir: {run.folder} cannot be written: {error.strerror or error}.{on}", file=sys.stderr)
-    finally:
-        processes.stop()
-    if outcome == "failed":
-        return 1
-    if processes.is_writer():
-        step = run.latest().step
-        if outcome == "interrupted":
-            print(f"Interrupted; all is saved at step {step}. `tasvir resume {last.folder}` goes on.", file=sys.stderr)
-        else:
-            print(f"Done: {step} steps in {run.folder}. `tasvir report {run.folder}` shows it.", file=sys.stderr)
-    return 130 if outcome == "interrupted" else 0
-
-
-def _standing(run: "Run") -> "Run":
-    """The run, with its config naming the weights that the stage before has reached."""
-    from tasvir.runs import Run
-    from tasvir.training import foundation, processes
-
-    assert run.foundation is not None
-    found = foundation.described(Run.open(run.foundation), FOUNDATION)
-    run = replace(run, config=replace(run.config, foundation=found))
-    if processes.is_writer():
-        run.write_config()
-    return run
-
-
-def _watch(run: "Run", dataset: "Dataset") -> Callable[[int], list[str]] | None:
-    """What measures the run while it is trained, if that was asked for. Raises `Refused` if it cannot be."""
-    if not run.config.train.evaluate_every:
-        return None
-    from tasvir.metrics.watch import Watch
-
-    return Watch(run, dataset)
-
-
 @dataclass(frozen=True)
 class Steps:
     steps: CountOrZero | None = None
-    """Train up to this many steps instead of the number the run was begun with."""
+    """Train up to this many steps instead of the number the run was begun with; of two stages, it is the last one's."""
+
+
+@dataclass(frozen=True)
+class StepsBefore:
+    steps: Count | None = None
+    """The same for the first of two stages, while it is not finished."""
+
+
+@dataclass(frozen=True)
+class StageBefore:
+    train: StepsBefore = StepsBefore()
 
 
 @dataclass(frozen=True)
@@ -326,6 +248,7 @@ class Resume:
 
     run: Folder
     train: Steps = Steps()
+    first: StageBefore = StageBefore()
 
     def __call__(self) -> int:
         from tasvir.training.allocator import keep_freed_memory
@@ -336,40 +259,57 @@ class Resume:
         from tasvir.training import foundation, processes
 
         run = Run.open(self.run)
+        processes.start(run.config.train.device)
         checkpoint = run.latest() if any(run.checkpoint_folder.glob("[0-9]*")) else None
         began = checkpoint.step if checkpoint else 0
-        for sentence in run.damaged():
-            print(f"{sentence} Going on from step {began}.", file=sys.stderr)
-        if self.train.steps is not None:
-            if self.train.steps < began:
-                raise Refused(f"{self.run} is at step {began} already; --train.steps {self.train.steps} is less.")
-            run = replace(run, config=replace(run.config, train=replace(run.config.train, steps=self.train.steps)))
-        if checkpoint is not None and began >= run.config.train.steps:
-            print(f"{self.run} has all its {began} steps; --train.steps N goes on to N.", file=sys.stderr)
+        stages = self._stages(run, began)
+        run = stages[-1]
+        notes = [f"{sentence} Going on from step {began}." for sentence in run.damaged()]
+        notes += filter(None, [foundation.changed(run) if checkpoint else None])
+        finished = checkpoint is not None and began >= run.config.train.steps
+        if finished:
+            notes.append(f"{self.run} has all its {began} steps; --train.steps N goes on to N.")
+        for note in notes if processes.is_writer() else ():
+            print(note, file=sys.stderr)
+        if finished:
+            processes.stop()
             return 0
-        stages = _unfinished(run)
-        processes.start(run.config.train.device)
         dataset = load(replace(run.config.data, size=run.pictures.size))
         if dataset.pictures != run.pictures or dataset.changed_since(run.dataset):
             raise Refused(
                 f"The pictures of {run.data_words} are not those the run was trained on.\n"
                 "Put them back as they were, or train anew."
             )
-        changed = foundation.changed(run) if checkpoint is not None else None
-        if changed and processes.is_writer():
-            print(changed, file=sys.stderr)
 
         def begin() -> None:
-            run.write_config()
-            at = began if len(stages) == 1 else _steps_done(stages[0])
-            print(f"Going on from step {at} to {stages[0].config.train.steps}.", file=sys.stderr)
+            for stage in stages:
+                stage.write_config()
+            print(f"Going on from step {steps_done(stages[0])} to {stages[0].config.train.steps}.", file=sys.stderr)
 
-        return _train([(stage, _built(stage)) for stage in stages], dataset, begin)
+        return train_all([(stage, built(stage)) for stage in stages], dataset, begin)
+
+    def _stages(self, run: "Run", began: int) -> "list[Run]":
+        """What is still to be trained, to the steps that were asked for. Raises `Refused` if those make no sense."""
+        stages = _unfinished(run)
+        if self.first.train.steps is not None and len(stages) == 1:
+            raise Refused(f"{self.run} has no stage before that is still to be trained; leave --first.train.steps out.")
+        if self.train.steps is not None and self.train.steps < 1 and len(stages) > 1:
+            raise Refused(
+                f"--train.steps is {self.train.steps}; it is of the last stage, which has not begun, and must be at "
+                "least 1.\n--first.train.steps is of the stage that is being trained."
+            )
+        asked = [(stages[-1], self.train.steps, began, "--train.steps")]
+        if len(stages) > 1:
+            asked.insert(0, (stages[0], self.first.train.steps, steps_done(stages[0]), "--first.train.steps"))
+        return [_to_steps(*one) for one in asked]
 
 
-def _steps_done(run: "Run") -> int:
-    kept = run.checkpoints()
-    return kept[-1].step if kept else 0
+def _to_steps(run: "Run", steps: int | None, done: int, flag: str) -> "Run":
+    if steps is None:
+        return run
+    if steps < done:
+        raise Refused(f"{run.folder} is at step {done} already; {flag} {steps} is less.")
+    return replace(run, config=replace(run.config, train=replace(run.config.train, steps=steps)))
 
 
 def _unfinished(run: "Run") -> "list[Run]":
@@ -380,9 +320,7 @@ def _unfinished(run: "Run") -> "list[Run]":
     from tasvir.runs import Run
 
     below = run.config.foundation
-    if below is None or run.checkpoints():
-        return [run]
-    if below.run != FOUNDATION:
+    if below is None or run.checkpoints() or below.run != FOUNDATION:
         return [run]
     assert run.foundation is not None
     return [Run.open(run.foundation), run]

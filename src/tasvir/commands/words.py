@@ -7,8 +7,15 @@ import tyro
 
 from tasvir.config import Count, CountOrZero
 
-Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-Source = Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="PICTURES")]
-Step = CountOrZero | Literal["best"] | None
+Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="A folder that `tasvir train` made.")]
+Source = Annotated[
+    tyro.conf.Positional[str | None],
+    tyro.conf.arg(
+        metavar="[PICTURES]", help="A picture, a folder or zip of them, or a set by name; left out, the held-out ones."
+    ),
+]
+Step = Annotated[
+    CountOrZero | Literal["best"] | None, tyro.conf.arg(help="Checkpoint to take, or `best`; left out, the newest.")
+]
 Label = str | None
 Number = Annotated[Count, tyro.conf.arg(aliases=["-n"])]

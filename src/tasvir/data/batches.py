@@ -309,8 +309,8 @@ class Batches:
         label = None if read.label is None else read.label.to(self.device, non_blocking=True)
         prepared = None
         if self.split.prepared is not None:
-            values = self._there(_gathered(self.split.prepared, self.indices(step)))
-            prepared = values if values.is_floating_point() else values.long()
+            values = _gathered(self.split.prepared, self.indices(step))
+            prepared = self._there(values if values.dtype.kind == "f" else values.astype(np.int64))
         return Batch(image, label, source, prepared)
 
     def _floats(self, pixels: Tensor, draws: augment.Draws | None, chances: Tensor | None = None) -> Tensor:

@@ -51,7 +51,7 @@ def no_baseline(values: Tensor, scores: Tensor, options: Options) -> Tensor:
 
 
 def mean_of_all(values: Tensor, scores: Tensor, options: Options) -> Tensor:
-    """The mean over the same samples: each value is part of its own baseline, and the gradient 1 - 1/N too small."""
+    """The mean over the same samples: each value is part of its own baseline, and the gradient shrinks by 1 - 1/N."""
     return values.mean(0)[..., None, None]
 
 
@@ -130,7 +130,7 @@ def gumbel_softmax(
 
 
 def rebar(distribution: Distribution, theta: Tensor, f: Function, samples: int, options: Options) -> Estimate:
-    """The score function with relaxed samples as its control variate (Tucker et al. 2017, arXiv 1703.07370, equation 4;
+    """The score function with relaxed samples as its control variate (Tucker et al. 2017, arXiv 1703.07370;
     temperature and strength are kept, not learned)."""
     assert isinstance(distribution, Discrete)
     generator, temperature = options.generator, options.temperature

@@ -38,14 +38,12 @@ def gaussian_log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tenso
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) ‖ N(other_mean, exp(other_log_variance))) of each dimension, nats."""
+    """KL(N(mean, exp(log_variance)) ‖ N(other_mean, exp(other_log_variance))) of each dimension, nats.
+
+    From N(0,1) it is that of Kingma and Welling 2014, appendix B.
+    """
     ratio = log_variance - other_log_variance
     return 0.5 * ((mean - other_mean).square() * (-other_log_variance).exp() + torch.expm1(ratio) - ratio)
-
-
-def kl_from_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) ‖ N(0,1)) of each dimension, nats; Kingma and Welling 2014, appendix B."""
-    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
 
 
 def gaussian_cauchy_schwarz(
@@ -57,8 +55,10 @@ def gaussian_cauchy_schwarz(
     ½ log cosh of half the difference of the log-variances. Equal variances give half of KL.
     """
     half = 0.5 * (log_variance - other_log_variance)
-    moved = 0.5 * (mean - other_mean).square() / (log_variance.exp() + other_log_variance.exp())
-    return moved + 0.25 * torch.log1p(torch.sinh(half).square())  # cosh² = 1 + sinh²
+    shrink = (-0.5 * torch.logaddexp(log_variance, other_log_variance)).exp()
+    moved = 0.5 * ((mean - other_mean) * shrink).square()
+    near = half.clamp(-10, 10)  # log cosh goes on as a straight line, to 2e-9
+    return moved + 0.25 * torch.log1p(torch.sinh(near).square()) + 0.5 * (half - near).abs()  # cosh² = 1 + sinh²
 
 
 def log_overlap(one: Mixture, other: Mixture) -> Tensor:
@@ -100,7 +100,7 @@ def _cauchy_schwarz(mean: Tensor, log_variance: Tensor, z: Tensor, prior: Mixtur
 DIVERGENCES: dict[str, Parts] = {
     # closed form from one Gaussian; from a mixture, log q(z|x) - log p(z) of the one draw
     "kl": _kl,
-    # Tran et al. 2022, "Cauchy-Schwarz regularized autoencoders", JMLR 23; always closed form
+    # Tran et al. 2022, "Cauchy-Schwarz Regularized Autoencoder", JMLR 23, article 115; always closed form
     "cauchy-schwarz": _cauchy_schwarz,
 }
 

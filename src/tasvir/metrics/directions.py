@@ -53,6 +53,8 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
         "bits_per_dim": "lower",
         "bits_per_dimension": "lower",
         "bound_bits_per_dim": "lower",
+        "code_nats": "lower",
+        "bits_per_code": "lower",
         "active_units": None,
     },
     "latents": {

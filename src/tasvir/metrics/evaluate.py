@@ -248,6 +248,7 @@ _LACKS = {
     "encode": "encoder",
     "bound": "likelihood",
     "log_likelihood": "exact likelihood",
+    "code_log_likelihood": "prior over codes",
 }
 """What a subject may lack, in words."""
 

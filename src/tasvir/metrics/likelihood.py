@@ -14,6 +14,7 @@ from tasvir.losses.likelihoods import LIKELIHOODS
 from tasvir.metrics.features.extraction import exact, shown
 from tasvir.metrics.subject import Subject, known_classes
 from tasvir.metrics.values import Value, bootstrap, of_each
+from tasvir.training.foundation import weights_hash
 
 ACTIVE = 0.01
 """Variance over pictures of a posterior mean from which on its unit is active (Burda et al. 2016, section 5.2)."""
@@ -122,6 +123,26 @@ def exact_likelihood(subject: Subject) -> list[Value]:
             passport={**facts, "unit": "bits per pixel value", "probability": f"of the levels, {pixels}"},
             note=note,
         ),
+    ]
+
+
+def code_likelihood(subject: Subject) -> list[Value]:
+    """What the codes of the reference cost under a prior over them, of all grids together: nats for a picture, and bits
+    for a code. It tells nothing of the pixels; other codes, of another tokenizer, are another thing to predict."""
+    assert subject.opened is not None
+    model = subject.opened.model
+    nats = -_in_batches(subject, lambda image, seeds, told: {"nats": model.code_log_likelihood(image, **told)})["nats"]
+    number = sum(grid.side**2 for grid in model.grids)
+    facts = {
+        "codes": ", ".join(f"{grid.side}×{grid.side} of {grid.codes}" for grid in model.grids),
+        "tokenizer": weights_hash(model.foundation),
+        **_given(subject),
+    }
+    even = sum(grid.side**2 * math.log(grid.codes) for grid in model.grids)
+    note = f"Even odds for all codes would cost {even:.5g} nats: this model does worse." if nats.mean() > even else None
+    return [
+        of_each("code_nats", nats, passport={**facts, "unit": "nats"}, note=note),
+        of_each("bits_per_code", nats / number / math.log(2), passport={**facts, "unit": "bits per code"}),
     ]
 
 

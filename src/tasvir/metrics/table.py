@@ -151,6 +151,12 @@ METRICS: dict[str, Metric] = {
         ("log_likelihood", "bits_per_dim"),
         "likelihood, exact",
     ),
+    "codes": Metric(
+        likelihood.code_likelihood,
+        ("code_log_likelihood",),
+        ("code_nats", "bits_per_code"),
+        "what the codes of held-out pictures cost under the prior over codes",
+    ),
     "disentanglement": Metric(
         latents.disentanglement,
         ("encode", "factors"),

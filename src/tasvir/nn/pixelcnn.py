@@ -105,7 +105,8 @@ class GatedPixelCNN(nn.Module):
 
         The same as `sample_naive` but for rounding, and nothing is computed twice: the vertical stack is computed a row
         at a time, when the row above is complete, with all that the row's horizontal gates get from it; the horizontal
-        stack a position at a time, from what the layers kept of the positions to the left. In float32, without dropout.
+        stack a position at a time, from what the layers kept of the positions to the left. In float32; there is no
+        dropout, also in training mode.
         """
         with torch.autocast(uniform.device.type, enabled=False):
             return Sampler(self, uniform.float(), label, condition).run()
@@ -118,7 +119,10 @@ class GatedPixelCNN(nn.Module):
         condition: Tensor | None = None,
         positions: int | None = None,
     ) -> Tensor:
-        """As `sample`, with a whole forward pass for every value; only the first `positions`, where they are given."""
+        """As `sample`, with a whole forward pass for every value; only the first `positions`, where they are given.
+
+        In training mode dropout would change what it draws.
+        """
         values = torch.zeros(uniform.shape, dtype=torch.int64, device=uniform.device)
         with torch.autocast(uniform.device.type, enabled=False):
             for position in range(self.side**2 if positions is None else positions):

@@ -53,7 +53,7 @@ class LearnedMixture(Prior):
 
 
 class Vamp(Prior):
-    """The posteriors at K learned pictures, weighted alike (Tomczak and Welling 2018, arXiv 1705.07120, equation 9)."""
+    """The posteriors at K learned pictures, weighted alike (Tomczak and Welling 2018, arXiv 1705.07120)."""
 
     def __init__(self, components: int, latent_size: int, pictures: Pictures):
         super().__init__(components, latent_size, pictures)

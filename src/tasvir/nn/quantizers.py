@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, embedding, mse
 
 from tasvir.config import Refused
 from tasvir.nn.clusters import k_means, nearest, sums_by_code
+from tasvir.nn.everywhere import averaged, gathered, processes, summed
 
 QuantizerName = Literal["vq", "vq-ema", "fsq", "lookup-free"]
 
@@ -74,7 +75,7 @@ class Quantizer(nn.Module):
             uses = self._observe(vectors.detach(), codes)
             share = uses / uses.sum()
             perplexity = torch.special.entr(share).sum().exp()
-            # a code that came up once, 1/(1-decay) steps ago, has this moving count
+            # a code that came up in one step, 1/(1-decay) steps ago, has this moving share of steps
             used = (self.recent > (1 - self.decay) / torch.e).float().mean()
         shape = (latent.shape[0], *latent.shape[2:])
         values = values.unflatten(0, shape).movedim(3, 1)
@@ -97,8 +98,8 @@ class Quantizer(nn.Module):
         ones = torch.ones_like(codes, dtype=torch.float32)
         uses = torch.zeros(self.codes, device=codes.device).scatter_add_(0, codes, ones)
         if self.training:
-            uses = _sum_over_processes(uses)
-            self.recent.lerp_(uses, 1 - self.decay)
+            uses = summed(uses)
+            self.recent.lerp_((uses > 0).float(), 1 - self.decay)
             self.learn(vectors, codes, uses)
         return uses
 
@@ -106,9 +107,10 @@ class Quantizer(nn.Module):
 class Codebook(Quantizer):
     """A code is a vector that is kept; a latent takes the nearest one.
 
-    In training the first batch starts the codes, by k-means. A code whose moving count falls under a tenth of the mean
-    is then moved to a latent of the batch, chosen at random (Dhariwal et al. 2020, arXiv 2005.00341, section 3.1).
-    The decay at step t is min(decay, (1 + t) / (10 + t)), since latents move fast while the encoder is young.
+    In training the first batch starts the codes, by k-means. After 1 / (1 - decay) steps, when the counts have seen
+    enough, a code whose moving count is under a tenth of the mean is moved to a latent of the batch, chosen at random
+    (Dhariwal et al. 2020, arXiv 2005.00341, section 3.1). The decay at step t is min(decay, (1 + t) / (10 + t)), since
+    latents move fast while the encoder is young.
     """
 
     counts: Tensor
@@ -156,14 +158,14 @@ class Codebook(Quantizer):
     def _tend(self, vectors: Tensor) -> None:
         """Start the codes, or revive those that are dead; vectors are [N,D]."""
         vectors = vectors.nan_to_num(0.0, 0.0, 0.0)
-        share = len(vectors) * _processes() / self.codes
+        share = len(vectors) * processes() / self.codes
         if not self._surely_started:
             if self.steps == 0:
                 everywhere = torch.ones_like(self.counts, dtype=torch.bool)
-                self.place(everywhere, self._start(_gather(vectors)), share)
+                self.place(everywhere, self._start(gathered(vectors)), share)
                 return
             self._surely_started = True  # asked once only: a GPU waits for the answer
-        dead = self.counts < DEAD * share
+        dead = (self.counts < DEAD * share) & (self.steps >= 1 / (1 - self.decay))
         self.place(dead, _drawn(vectors, self.codes), AGAIN * share)
 
     def _start(self, vectors: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ class Codebook(Quantizer):
                 "set --model.codes lower or --train.batch-size higher."
             )
         means = k_means(vectors, self.codes)
-        if _processes() > 1:
+        if processes() > 1:
             distributed.broadcast(means, 0)
         return means
 
@@ -184,7 +186,12 @@ class Codebook(Quantizer):
 
 
 class Learned(Codebook):
-    """A codebook that descends the squared distance to the latents that chose it (equation 3)."""
+    """A codebook that descends the squared distance to the latents that chose it (equation 3).
+
+    Two things lag where a code is revived: the averaged weights move to its new place only as fast as they move to any
+    other, being averages of places; and the optimizer keeps the moments it had, by which the next steps move it a
+    little. `MovingAverage` has neither.
+    """
 
     def __init__(self, codes: int, size: int, commitment: float = 0.25, decay: float = 0.99):
         super().__init__(codes, size, commitment, decay)
@@ -228,7 +235,7 @@ class MovingAverage(Codebook):
     def learn(self, vectors: Tensor, codes: Tensor, uses: Tensor) -> None:
         weight = self.forget()
         self.counts.lerp_(uses, weight)
-        self.sums.lerp_(_sum_over_processes(sums_by_code(vectors, codes, self.codes)), weight)
+        self.sums.lerp_(summed(sums_by_code(vectors, codes, self.codes)), weight)
 
 
 class FiniteScalar(Quantizer):
@@ -296,7 +303,11 @@ class LookupFree(Quantizer):
         chosen = self.vectors_of(codes)
         logits = 4 * vectors  # (z+1)² - (z-1)²
         sure = binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none").sum(1).mean()
-        entropy = self.ENTROPY * (sure - torch.special.entr(self.mean_probabilities(logits)).sum())
+        mean = self.mean_probabilities(logits)
+        if self.training:  # of all processes, where the gradients of each add up to that of the whole
+            mean = mean + (averaged(mean) - mean).detach()
+        mean = mean.clamp(min=torch.finfo(mean.dtype).tiny)  # at zero the slope of an entropy is infinite
+        entropy = self.ENTROPY * (sure - torch.special.entr(mean).sum())
         terms = {"commitment": self.commitment * mse_loss(vectors, chosen), "entropy": entropy}
         return straight_through(vectors, chosen), codes, terms
 
@@ -370,31 +381,12 @@ def _joint(logits: Tensor) -> Tensor:
     return joint
 
 
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
-def _sum_over_processes(values: Tensor) -> Tensor:
-    if _processes() > 1:
-        distributed.all_reduce(values)
-    return values
-
-
-def _gather(vectors: Tensor) -> Tensor:
-    """The vectors of all processes, as many from each, one after another."""
-    if _processes() == 1:
-        return vectors
-    parts = [torch.empty_like(vectors) for _ in range(_processes())]
-    distributed.all_gather(parts, vectors.contiguous())
-    return torch.cat(parts)
-
-
 def _drawn(vectors: Tensor, number: int) -> Tensor:
     """That many of all processes' vectors [N,D], chosen at random by the first process; the same in all."""
-    everyone = _processes()
+    everyone = processes()
     if everyone == 1:
         return vectors[torch.randint(len(vectors), (number,), device=vectors.device)]
     places = torch.randint(len(vectors) * everyone, (number,), device=vectors.device)
     distributed.broadcast(places, 0)
     mine = places // len(vectors) == distributed.get_rank()
-    return _sum_over_processes(vectors[places % len(vectors)] * mine[:, None])
+    return summed(vectors[places % len(vectors)] * mine[:, None])

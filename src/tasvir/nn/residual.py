@@ -54,8 +54,8 @@ def halvings_of(factor: int) -> int:
 def require_multiple(size: int, factor: int) -> None:
     """Raise `Refused` unless strides of that product divide the size of pictures."""
     if size % factor:
-        lower = size // factor * factor
+        lower = max(size // factor * factor, factor)
         raise Refused(
             f"Pictures of {size} px cannot be divided into squares of {factor} px: "
-            f"set --data.size, for example to {lower or factor} or {lower + factor}."
+            f"set --data.size, for example to {lower} or {lower + factor}."
         )

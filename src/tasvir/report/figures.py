@@ -72,7 +72,8 @@ def aggregate(found: "Aggregate") -> Figure:
     figure = Figure(figsize=(13, max(5.0, 1.9 * rows)), layout="constrained")
     FigureCanvasAgg(figure)
     plan = figure.add_gridspec(rows, 4)
-    colors = dict(zip((found.prior_name, "aggregate posterior"), AGGREGATE, strict=True))
+    names = found.prior_name, f"aggregate posterior of {found.pictures:,} held-out pictures"
+    colors = dict(zip(names, AGGREGATE, strict=True))
     for position, marginal in enumerate(found.marginals):
         axes = figure.add_subplot(plan[position // 2, position % 2])
         for (name, color), values in zip(colors.items(), (marginal.prior, marginal.posterior), strict=True):
@@ -84,9 +85,12 @@ def aggregate(found: "Aggregate") -> Figure:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     plane = figure.add_subplot(plan[:, 2:])
-    size = float(np.clip(12_000 / max(len(found.posterior), 1), 3, 30))
-    for (name, color), points in zip(colors.items(), (found.prior, found.posterior), strict=True):
-        plane.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, color=color, label=name)
+    size = float(np.clip(10_000 / max(len(found.posterior), 1), 4, 12))
+    for name, color in colors.items():
+        plane.scatter([], [], s=size, color=color, label=name)
+    points, drawn = np.concatenate([found.prior, found.posterior]), np.repeat(list(colors.values()), len(found.prior))
+    mixed = np.random.default_rng(0).permutation(len(points))  # so that neither hides the other
+    plane.scatter(points[mixed, 0], points[mixed, 1], s=size, alpha=0.5, linewidths=0, color=drawn[mixed])
     plane.set_xlabel(found.axes[0])
     plane.set_ylabel(found.axes[1])
     plane.set_aspect("equal", adjustable="datalim")

@@ -20,7 +20,7 @@ def traversals(story: Story) -> Content:
     walked = latent_space.traversals(story.opened, None, 8, 7, known=few(story, latent_space.KNOWN))
     words = (
         "A held-out picture with one latent dimension changed at a time, from −3 to 3 deviations; the dimensions that "
-        "tell most come first."
+        f"tell most of {count(walked.pictures)} held-out pictures come first."
     )
     return Content("sheet", words, _named(walked, "A picture with single latent dimensions changed"))
 
@@ -61,7 +61,7 @@ def aggregate(story: Story) -> Content | None:
     if "sample" not in story.abilities or "tokenize" in story.abilities:
         return None
     story.dataset  # raises if the pictures are not there  # noqa: B018
-    found = latent_space.aggregate(story.opened, few(story, 2000))
+    found = latent_space.aggregate(story.opened, few(story, latent_space.KNOWN))
     points = np.concatenate([found.prior, found.posterior])
     from_prior = np.arange(len(points)) < len(found.prior)
     names = ("prior", "aggregate posterior")

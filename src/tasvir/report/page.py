@@ -1,10 +1,12 @@
 """One self-contained HTML page for one run or several: no script, style, font or picture comes from anywhere else."""
 
 import datetime
+import os
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tasvir import __version__
 from tasvir.config import Refused, flag
@@ -32,9 +34,9 @@ def report(folders: tuple[Path, ...], out: Path) -> str:
     values = {
         "title": f"{story.run.config.recipe} on {story.run.dataset.get('name', story.run.data_words)}",
         "story": story,
-        "facts": facts(story),
+        "facts": [*facts(story), *foundation(story, out.parent)],
         "health": health(story),
-        "unfinished": unfinished(story),
+        "notes": [*filter(None, [unfinished(story)]), *story.notes],
         "pictures": list(zip(pictures, spans(len(pictures)), strict=True)),
         "others": beside([panel for panel in made if panel.group != "pictures"]),
     }
@@ -82,6 +84,22 @@ def best(story: Story) -> list[tuple[str, str, str]]:
     return [("best step", charts.count(story.best), more)]
 
 
+def foundation(story: Story, beside: Path) -> list[tuple[str, Any, Any]]:
+    """What the run stands on, with a link to its own report if there is one, from a page in the folder `beside`."""
+    from markupsafe import Markup
+
+    below, folder = story.run.config.foundation, story.run.foundation
+    if below is None or folder is None:
+        return []
+    page = folder / "report.html"
+    name: Any = below.recipe
+    if page.is_file():
+        link = Path(os.path.relpath(page, beside)).as_posix()
+        name = Markup('<a href="{}">{}</a>').format(quote(link), below.recipe)
+    weights = f"step {charts.count(below.step)}, weights {below.weights[:12]}" if below.weights else "not finished"
+    return [("stands on", name, f"{weights}, in {below.run}")]
+
+
 def health(story: Story) -> list[tuple[str, str]]:
     """Sentences of trouble, each with its steps in words."""
     told = []
@@ -95,6 +113,8 @@ def health(story: Story) -> list[tuple[str, str]]:
 
 def unfinished(story: Story) -> str:
     """A sentence if the run has not all its steps yet."""
+    if story.before:
+        return f"Training is {story.before}; `tasvir resume` goes on."
     if story.step >= story.steps:
         return ""
     if story.step == 0:

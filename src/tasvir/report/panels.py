@@ -28,7 +28,7 @@ class Panel:
 
 
 def make(story: Story, panels: tuple[Panel, ...]) -> list[Made]:
-    """All panels that the run can have."""
+    """All panels that the run can have; before its own stage begins, without those that a model is needed for."""
     made = []
     for panel in panels:
         if not set(panel.needs) <= set(story.abilities):
@@ -36,7 +36,7 @@ def make(story: Story, panels: tuple[Panel, ...]) -> list[Made]:
         try:
             content = panel.make(story)
         except FAILURES as error:
-            content = missing(error)
+            content = None if story.before else missing(error)
         if content:
             made.append(Made(panel.title, panel.group, content))
     return made

@@ -16,6 +16,7 @@ from tasvir.report.charts import count
 from tasvir.report.sheets import Sheet, cut
 from tasvir.report.table import is_measurement
 from tasvir.runs import Run
+from tasvir.training.foundation import changed
 from tasvir.training.state import summary
 
 FAILURES = (Refused, OSError, RuntimeError)
@@ -50,6 +51,16 @@ class Story:
         """The last step that left a trace: a checkpoint, a log line or a picture."""
         steps = [checkpoint.step for checkpoint in self.run.checkpoints()]
         return max([*steps, *(line["step"] for line in self.lines), *self.shown], default=0)
+
+    @cached_property
+    def before(self) -> str | None:
+        """Where the stage before this run's own is, in words, while that is not finished (see `Run.before`)."""
+        return self.run.before()
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What is not trouble, but to be known."""
+        return list(filter(None, [changed(self.run)]))
 
     @property
     def steps(self) -> int:

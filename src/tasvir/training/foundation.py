@@ -5,6 +5,7 @@ What it makes of the training pictures is computed once, before the first step, 
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,11 +47,12 @@ def check(name: str, below: Run) -> None:
     kind = recipe(name).model
     if kind.stands_on is None:
         raise Refused(f"{name} stands on no other run; leave --on out.")
-    if not callable(getattr(recipe(below.config.recipe).model, kind.stands_on, None)):
+    if not _can(below.config.recipe, kind.stands_on):
         able = ", ".join(row for row in _able(kind.stands_on))
+        alone = recipe(below.config.recipe).model.stands_on is None
+        why = f"cannot {kind.stands_on}" if alone else "stands on another run itself"
         raise Refused(
-            f"{below.folder} cannot {kind.stands_on}: it was trained as {below.config.recipe}.\n"
-            f"{name} stands on a run of {able}."
+            f"{below.folder} {why}: it was trained as {below.config.recipe}.\n{name} stands on a run of {able}."
         )
     below.latest()
 
@@ -116,35 +118,46 @@ def prepared(
         return None
     folder = run.folder / "prepared"
     file = folder / f"{hashlib.sha256(f'{below.weights} {dataset.train.hash}'.encode()).hexdigest()[:16]}.npy"
-    if processes.is_writer() and not file.exists():
+    if processes.any_of(not file.exists(), device):
         _write(model, dataset, device, file)
-    processes.wait()
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 @torch.no_grad()
 def _write(model: Model, dataset: "Dataset", device: torch.device, file: Path) -> None:
-    """Compute, write aside, rename: a kill leaves nothing half done."""
-    number = len(dataset.train)
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_suffix(".partial")
-    found: np.ndarray | None = None
-    with progress(number, "encoding the pictures once") as advance:
-        for start in range(0, number, BATCH):
-            numbers = np.arange(start, min(start + BATCH, number))
-            part = model.prepare(pictures_of(dataset, dataset.train, numbers, device).image).cpu().numpy()
-            if found is None:
-                found = np.lib.format.open_memmap(partial, "w+", _smallest(part), (number, *part.shape[1:]))
-            found[numbers] = part
-            advance(len(part))
-    assert found is not None
-    found.flush()  # type: ignore[attr-defined]
-    partial.rename(file)
+    """Compute, each process its share of the batches, write aside, rename: a kill leaves nothing half done."""
+    number, partial = len(dataset.train), file.with_suffix(".partial")
+
+    def made(numbers: np.ndarray) -> np.ndarray:
+        return model.prepare(pictures_of(dataset, dataset.train, numbers, device).image).cpu().numpy()
+
+    if processes.is_writer():
+        file.parent.mkdir(exist_ok=True)
+        first = made(np.arange(1))
+        np.lib.format.open_memmap(partial, "w+", _smallest(model, first), (number, *first.shape[1:]))
+    processes.wait()
+    found = np.lib.format.open_memmap(partial, "r+")
+    starts = range(processes.rank() * BATCH, number, processes.count() * BATCH)
+    share = [np.arange(start, min(start + BATCH, number)) for start in starts]
+    shown = progress(sum(map(len, share)), "encoding the pictures once") if processes.is_writer() else None
+    with shown or nullcontext(lambda count: None) as advance:
+        for numbers in share:
+            found[numbers] = made(numbers)
+            advance(len(numbers))
+    found.flush()
+    processes.wait()
+    if processes.is_writer():
+        partial.rename(file)
+    processes.wait()
 
 
-def _smallest(part: np.ndarray) -> np.dtype:
-    """Codes are kept as 32-bit whole numbers, latents as they are."""
-    return np.dtype(np.int32) if part.dtype == np.int64 else part.dtype
+def _smallest(model: Model, part: np.ndarray) -> np.dtype:
+    """Codes are kept as the smallest whole numbers that hold the greatest, latents as they are."""
+    grids = getattr(model, "grids", ())
+    if part.dtype != np.int64 or not grids:
+        return part.dtype
+    greatest = max(grid.codes for grid in grids) - 1
+    return next(np.dtype(kind) for kind in (np.uint8, np.uint16, np.int32) if greatest <= np.iinfo(kind).max)
 
 
 def extended(dataset: "Dataset", found: np.ndarray | None) -> "Dataset":

@@ -54,6 +54,22 @@ def average(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(mean)
 
 
+def settle(tensors: Sequence[Tensor]) -> None:
+    """As `average`, but numbers that are equal in all processes stay what they are, to the bit: (x + x + x) / 3 is not
+    always x.
+    """
+    if count() == 1 or not tensors:
+        return
+    own = [tensor.clone() for tensor in tensors]
+    spread = [part for tensor in tensors for part in (tensor, -tensor)]
+    flat = _flatten_dense_tensors([part.contiguous() for part in spread])
+    distributed.all_reduce(flat, op=distributed.ReduceOp.MAX)
+    extremes = _unflatten_dense_tensors(flat, [part.contiguous() for part in spread])
+    average(tensors)
+    for tensor, kept, high, low in zip(tensors, own, extremes[::2], extremes[1::2], strict=True):
+        tensor.copy_(torch.where(high == -low, kept, tensor))
+
+
 def any_of(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up in any process; the same answer in all of them."""
     if count() == 1:

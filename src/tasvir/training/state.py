@@ -88,7 +88,7 @@ class State:
         weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if processes.count() > 1:  # a copy: writing a checkpoint must not change what comes after it
             statistics = {f"model.{name}": b.clone() for name, b in self.model.named_buffers() if b.is_floating_point()}
-            processes.average(list(statistics.values()))
+            processes.settle(list(statistics.values()))  # of batch norm; what else is kept is the same everywhere
             weights |= statistics
         if not processes.is_writer():
             return None
@@ -166,7 +166,7 @@ def _fill(model: Model, tensors: dict[str, Tensor], prefix: str) -> None:
 WATCHED = (
     *("gradient_norm", "gradient_variance", "score", "won"),
     *("active_units", "kl_per_dimension", "beta", "scale", "distortion", "effective_draws"),
-    *("mse", "perplexity", "usage", "bits_per_dim", "bits_per_code"),
+    *("mse", "perplexity", "usage", "bits_per_dim", "bits_per_code", "latent_mean_square"),
 )
 """Endings of the names of what is only watched."""
 

@@ -53,10 +53,7 @@ class CVAE(VAE):
 
     def told(self, label: Tensor) -> "_Told":
         """The VAE that this is for pictures of classes [N] int64. Raises `Refused` for one that there is not."""
-        count = len(self.pictures.classes)
-        outside = label[(label < 0) | (label >= count)]
-        if len(outside):
-            raise Refused(f"There is no class {int(outside[0])}: there are {count}, from 0 to {count - 1}.")
+        self.check_classes(label)
         return _Told(self, label)
 
     def likeliest(self, image: Tensor) -> Tensor:
@@ -85,10 +82,7 @@ class CVAE(VAE):
     def sample(self, noise: Noise, label: Tensor | None = None) -> Tensor:
         """Of a class that is drawn after the latent, all being as likely, where none is told."""
         latent = self.latents(noise)
-        if label is None:
-            count = len(self.pictures.classes)
-            label = (noise.uniform(1, device=latent.device)[:, 0] * count).long().clamp(max=count - 1)
-        return self.decode(latent, label)
+        return self.decode(latent, self.draw_classes(noise) if label is None else label)
 
     def bound(self, image: Tensor, noise: Noise, label: Tensor | None = None) -> dict[str, Tensor]:
         """On log p(x|y), as that of a VAE; without classes, on log p(x), where the divergence includes log(classes):

@@ -20,6 +20,7 @@ from tasvir.estimators.table import ESTIMATORS, Options
 from tasvir.losses.likelihoods import LikelihoodName, reconstruction_loss, reconstruction_nats
 from tasvir.models.autoencoders.ae import Autoencoder
 from tasvir.nn.convolutional import Decoder, Encoder
+from tasvir.nn.everywhere import averaged
 
 EstimatorName = Literal[
     "score-function",
@@ -111,7 +112,7 @@ class DiscreteVAE(Autoencoder):
         if every and (step + 1) % every == 0:
             watch["gradient_variance"] = self.gradient_variance(batch.image[:LOOKED_AT], logits[:LOOKED_AT], step)
         with torch.no_grad():
-            self.moving.lerp_(found.value.detach().float().mean(), 1 - MEMORY)
+            self.moving.lerp_(averaged(found.value.detach().float().mean()), 1 - MEMORY)
         terms = {
             "reconstruction": (found.value + surrogate).mean(),
             "kl": self.config.beta * divergence.sum(1).mean(),

@@ -41,9 +41,7 @@ class IWAE(VAE):
         log_weights = log_likelihood + log_prior - log_posterior
         bound = torch.logsumexp(log_weights, 0) - math.log(draws)
         shares = log_weights.detach().softmax(0)
-        if (
-            doubly
-        ):  # Tucker et al. 2019, equation 8: the encoder's share is squared; the bound's gradient has one already
+        if doubly:  # Tucker et al. 2019: the encoder's share is squared; the bound's gradient has one already
             latent.register_hook(lambda gradient: gradient * shares.unsqueeze(-1))
         kl = (log_posterior - log_prior).detach().mean()
         watch = {

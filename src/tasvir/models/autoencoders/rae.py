@@ -38,7 +38,7 @@ class RAE(Autoencoder):
         yield Turn("autoencoder", terms, watch)
 
     def decoder_weight(self) -> Tensor:
-        """The sum of squares of all of the decoder's matrices and kernels, scalar (equation 7 of the paper)."""
+        """The sum of squares of all of the decoder's matrices and kernels, scalar."""
         weights = [p.square().sum() for p in self.decoder.parameters() if p.dim() > 1]
         return sum(weights[1:], start=weights[0])
 

@@ -248,7 +248,7 @@ RECIPES = {
     "sigma-vae": VAE_RECIPE.preset(
         "VAE that learns the variance of its pixels.", reconstruction="gaussian", scale="learned"
     ),
-    # Tran et al. 2022, "Cauchy-Schwarz regularized autoencoders", JMLR 23
+    # Tran et al. 2022, "Cauchy-Schwarz Regularized Autoencoder", JMLR 23, article 115
     "cs-vae": VAE_RECIPE.preset(
         "VAE with the Cauchy-Schwarz divergence from a learned mixture of Gaussians.",
         divergence="cauchy-schwarz",

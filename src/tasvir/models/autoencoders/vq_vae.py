@@ -1,5 +1,6 @@
 """The vector-quantized autoencoder (van den Oord et al. 2017, arXiv 1711.00937): pictures as grids of codes."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from tasvir.config import Count, CountOrZero, NonNegative, OptimizerConfig, Pictures, Positive, Range, TrainConfig
 from tasvir.core import Batch, Grid, Model, Player, Recipe, Turn
-from tasvir.nn.quantizers import QuantizerName, quantizer
+from tasvir.nn.quantizers import Codebook, Quantizer, QuantizerName, quantizer
 from tasvir.nn.residual import StridedDecoder, StridedEncoder, require_multiple
 
 
@@ -50,6 +51,17 @@ def reconstruction_term(config: Any, output: Tensor, image: Tensor) -> tuple[Ten
     return error / config.variance, error.detach()
 
 
+def batch_to_start(quantizer: Quantizer, grid: Grid) -> tuple[int, str]:
+    """The fewest pictures whose vectors, one for each place of the grid, start all codes of a codebook; and why."""
+    if not isinstance(quantizer, Codebook):
+        return 1, ""
+    each = "1 vector" if grid.side == 1 else f"{grid.side**2} vectors"
+    return (
+        math.ceil(quantizer.codes / grid.side**2),
+        f"its {quantizer.codes} codes are started from the first batch, which has {each} for each picture",
+    )
+
+
 class VQVAE(Model):
     sizes = "multiples of --model.downsample (4) from 8 px up"
 
@@ -69,6 +81,9 @@ class VQVAE(Model):
 
     def players(self) -> dict[str, Player]:
         return {"vq_vae": Player((self.encoder, self.quantizer, self.decoder), self.config.optimizer)}
+
+    def least_batch(self) -> tuple[int, str]:
+        return batch_to_start(self.quantizer, self.grids[0])
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
         quantized = self.quantizer(self.encoder(batch.image))

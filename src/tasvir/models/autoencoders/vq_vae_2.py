@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tasvir.config import DataConfig, OptimizerConfig, Pictures, TrainConfig
 from tasvir.core import Batch, Grid, Model, Player, Recipe, Turn
-from tasvir.models.autoencoders.vq_vae import QuantizedConfig, reconstruction_term
+from tasvir.models.autoencoders.vq_vae import QuantizedConfig, batch_to_start, reconstruction_term
 from tasvir.nn.quantizers import quantizer
 from tasvir.nn.residual import StridedDecoder, StridedEncoder
 
@@ -49,6 +49,9 @@ class VQVAE2(Model):
 
     def players(self) -> dict[str, Player]:
         return {"vq_vae_2": Player(tuple(self.children()), self.config.optimizer)}
+
+    def least_batch(self) -> tuple[int, str]:
+        return batch_to_start(self.top, self.grids[0])
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
         fine = self.encode_bottom(batch.image)

@@ -28,12 +28,14 @@ class GridConfig:
     width: Count = 64
     """Channels of both stacks."""
     layers: Count = 8
-    kernel: Count = 5
-    """Height and width of the window that a layer looks through."""
+    kernel: Count = 3
+    """Height and width of the window that a layer looks through, an odd number."""
     output: Count = 256
     """Channels of the last hidden layer."""
     attention: CountOrZero = 0
     """Causal self-attention after every so many layers; 0 is none."""
+    heads: Count = 4
+    """Heads of the attention; they divide the width."""
     dropout: Fraction = 0.1
     conditioner: Count = 64
     """Channels of the residual network that reads the coarser grids, where there are any."""
@@ -86,7 +88,7 @@ class CodePrior(Model):
 
     stands_on = "tokenize"
     accepts = staticmethod(VQVAE.accepts)
-    sizes = VQVAE.sizes
+    sizes = "multiples of what the tokenizer downsamples by (4) from 8 px up"
     parts: tuple[str, ...] = ("prior",)
     """Fields of the config, one `GridConfig` for each grid, coarsest first."""
 
@@ -117,6 +119,7 @@ class CodePrior(Model):
                 classes=classes,
                 condition=settings.conditioner if level else 0,
                 attention=settings.attention,
+                heads=settings.heads,
                 dropout=settings.dropout,
             )
             if level:
@@ -139,7 +142,13 @@ class CodePrior(Model):
 
     def prepare(self, image: Tensor) -> Tensor:
         """The codes of pictures, [N,T] int64."""
+        return self.tokenize(image)
+
+    def tokenize(self, image: Tensor) -> Tensor:
         return self.tokenizer.tokenize(image)
+
+    def detokenize(self, codes: Tensor) -> Tensor:
+        return self.tokenizer.detokenize(codes)
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
         codes = batch.prepared
@@ -149,13 +158,29 @@ class CodePrior(Model):
         grids = self._split(codes)
         label = batch.label if self.conditional else None
         for level, name in enumerate(self.parts):
-            logits = self.networks[name](grids[level][:, None], label, self._condition(name, grids[:level]))
-            nats = cross_entropy(logits[:, :, 0].float(), grids[level])
+            nats = cross_entropy(self._logits(level, grids, label), grids[level])
             yield Turn(name, {"nats_per_code": nats}, {"bits_per_code": nats.detach() / math.log(2)})
 
+    def code_log_likelihood(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """log p(codes), or log p(codes|label) where the model has classes, of all grids together, [N] nats.
+
+        A model with classes that is given none averages p(codes|label) over them, each as likely as any other. Raises
+        `Refused` for a class that there is not.
+        """
+        grids = self._split(self.tokenize(image))
+        if not self.conditional:
+            return -self._nats(grids, None)
+        if label is not None:
+            self.check_classes(label)
+            return -self._nats(grids, label)
+        classes = torch.arange(len(self.pictures.classes), device=image.device)
+        given = torch.stack([-self._nats(grids, one.expand(len(image))) for one in classes])
+        return given.logsumexp(0) - math.log(len(classes))
+
     def sample(self, noise: Noise, label: Tensor | None = None) -> Tensor:
-        if self.conditional and label is None:
-            label = (noise.uniform(device=self.device) * len(self.pictures.classes)).long()
+        if self.conditional:
+            label = self.draw_classes(noise) if label is None else label
+            self.check_classes(label)
         grids: list[Tensor] = []
         with torch.autocast(self.device.type, enabled=False):
             for name, grid in zip(self.parts, self.grids, strict=True):
@@ -163,10 +188,23 @@ class CodePrior(Model):
                 condition = self._condition(name, grids)
                 network = cast(GatedPixelCNN, self.networks[name])
                 grids.append(network.sample(uniform, label if self.conditional else None, condition)[:, 0])
-            return self.tokenizer.detokenize(torch.cat([grid.flatten(1) for grid in grids], 1))
+            return self.detokenize(torch.cat([grid.flatten(1) for grid in grids], 1))
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.tokenizer.detokenize(self.tokenizer.tokenize(image))
+        return self.detokenize(self.tokenize(image))
+
+    def _logits(self, level: int, grids: list[Tensor], label: Tensor | None) -> Tensor:
+        """Of the codes of one grid given the coarser ones, [B,codes,side,side] float32."""
+        name = self.parts[level]
+        return self.networks[name](grids[level][:, None], label, self._condition(name, grids[:level]))[:, :, 0].float()
+
+    def _nats(self, grids: list[Tensor], label: Tensor | None) -> Tensor:
+        """-log p of the codes of all grids, [B]."""
+        each = [
+            cross_entropy(self._logits(level, grids, label), codes, reduction="none").flatten(1).sum(1)
+            for level, codes in enumerate(grids)
+        ]
+        return torch.stack(each).sum(0)
 
     def _condition(self, name: str, coarser: list[Tensor]) -> Tensor | None:
         return self.conditioners[name](coarser) if name in self.conditioners else None
@@ -198,10 +236,14 @@ VQ_VAE_2 = Recipe(
     foundation="vq-vae-2-tokenizer",
 )
 
+# The paper's appendix A, but without its output stack (residual layers before the logits; here one hidden layer), and
+# with one batch size for both grids, which see the same batches.
 IMAGENET = GridConfig(
     width=512,
     layers=20,
+    kernel=5,
     output=1024,
+    dropout=0.1,
     conditioner=512,
     blocks=20,
     optimizer=OptimizerConfig(learning_rate=3e-4, warmup=5000, schedule="cosine", clip=1.0),
@@ -219,13 +261,13 @@ RECIPES = {
     "vq-vae-2": VQ_VAE_2,
     "vq-vae-2-256": replace(
         VQ_VAE_2.preset(
-            "VQ-VAE-2 in the paper's sizes for ImageNet, for pictures of 256 px.",
+            "VQ-VAE-2 near the paper's sizes for ImageNet, for pictures of 256 px; no output stack, one batch size.",
             train={"steps": 750_000, "batch_size": 512},
         ),
         config=TwoLevelPriorConfig(
             conditional=True,
-            top=replace(IMAGENET, attention=5, dropout=0.5, blocks=0),
-            bottom=replace(IMAGENET, dropout=0.1),
+            top=replace(IMAGENET, attention=5, heads=8, blocks=0),
+            bottom=IMAGENET,
         ),
         data=DataConfig(size=256),
         foundation="vq-vae-2-tokenizer-256",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tasvir.config import Count, Fraction, OptimizerConfig, Pictures, TrainConfig
+from tasvir.config import Count, Fraction, OptimizerConfig, Pictures, Refused, TrainConfig
 from tasvir.core import Batch, Model, Noise, Player, Recipe, Turn
 from tasvir.nn.pixelcnn import GatedPixelCNN
 
@@ -25,14 +25,16 @@ class PixelCNNConfig:
     dropout: Fraction = 0.0
     """Part of the channels that are left out of every layer while training."""
     conditional: bool = False
-    """Learn and draw pictures of a class, where the pictures have classes."""
+    """Learn and draw pictures of a class that is asked for."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup=50)
 
 
 class PixelCNN(Model):
     def __init__(self, config: PixelCNNConfig, pictures: Pictures, foundation: Model | None = None):
         super().__init__(config, pictures, foundation)
-        self.conditional = config.conditional and bool(pictures.classes)
+        if config.conditional and not pictures.classes:
+            raise Refused("--model.conditional needs classes, and these pictures have none.")
+        self.conditional = config.conditional
         self.network = GatedPixelCNN(
             pictures.channels,
             pictures.levels,
@@ -62,9 +64,13 @@ class PixelCNN(Model):
     def log_likelihood(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """log p(x), or log p(x|label) where the model has classes, [B] nats.
 
-        A model with classes that is given none averages p(x|label) over them, each as likely as any other.
+        A model with classes that is given none averages p(x|label) over them, each as likely as any other. Raises
+        `Refused` for a class that there is not.
         """
-        if label is not None or not self.conditional:
+        if not self.conditional:
+            return -self.nats(image, None)
+        if label is not None:
+            self.check_classes(label)
             return -self.nats(image, label)
         classes = torch.arange(len(self.pictures.classes), device=image.device)
         given = torch.stack([-self.nats(image, one.expand(len(image))) for one in classes])
@@ -72,8 +78,9 @@ class PixelCNN(Model):
 
     def sample(self, noise: Noise, label: Tensor | None = None) -> Tensor:
         if self.conditional:
-            drawn = (noise.uniform(1, device=self.device)[:, 0] * len(self.pictures.classes)).long()
+            drawn = self.draw_classes(noise)
             label = drawn if label is None else label
+            self.check_classes(label)
         shape = (self.pictures.channels, self.pictures.size, self.pictures.size)
         values = self.network.sample(noise.uniform(*shape, device=self.device), label)
         return values.float() * (2 / (self.pictures.levels - 1)) - 1
