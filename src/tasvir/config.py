@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -199,6 +200,24 @@ class RunConfig:
 def flag(path: str) -> str:
     """The command line's spelling of a setting: `train.batch_size` is `--train.batch-size`."""
     return "--data" if path == "data.source" else "--" + path.replace("_", "-")
+
+
+def leaves(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(path, value, other value) of every setting of two nested dictionaries."""
+    if isinstance(ours, dict):
+        for key, value in ours.items():
+            yield from leaves(f"{path}.{key}", value, theirs[key])
+    else:
+        yield path, ours, theirs
+
+
+def as_flag(path: str, value: Any) -> list[str]:
+    """The words of the command line that give a setting this value."""
+    name = flag(path)
+    if isinstance(value, bool):
+        head, _, last = name.rpartition(".")
+        return [name if value else f"{head}.no-{last.removeprefix('--')}"]
+    return [name, *(str(item) for item in (value if isinstance(value, list) else [value]))]
 
 
 def validate(config: Any, path: str = "") -> None:

@@ -302,9 +302,16 @@ class Recipe:
     foundation: str | None = None
     """The recipe that is trained first, for `model` to stand on, where no run is named."""
     expect: tuple[Expectation, ...] = ()
+    published: str = ""
+    """What others report of the same method, with the source and what differs there."""
 
     def preset(
-        self, summary: str, expect: tuple[Expectation, ...] = (), train: dict | None = None, **config: Any
+        self,
+        summary: str,
+        expect: tuple[Expectation, ...] = (),
+        published: str = "",
+        train: dict | None = None,
+        **config: Any,
     ) -> "Recipe":
         """This recipe with some settings of its model (and of the loop) changed."""
         return replace(
@@ -314,4 +321,5 @@ class Recipe:
             tiny=replace(self.tiny, **config),
             train=replace(self.train, **(train or {})),
             expect=expect,
+            published=published,
         )

@@ -55,6 +55,7 @@ def describe(name: str) -> dict[str, Any]:
         "stands_on": None if below is None else below.recipe,
         "model": to_plain(found.config),
         "train": to_plain(found.train),
+        "published": found.published,
         "expect": [to_plain(one) for one in found.expect],
     }
 
@@ -80,6 +81,7 @@ def _one(plain: dict[str, Any]) -> str:
         runs.setdefault((one["command"], one["passport"]), []).append(f"  {one['metric']:<24}{one['value']:.5g}")
     for (command, passport), numbers in runs.items():
         lines += [*numbers, f"  by `{command}`", f"  on {passport}"]
+    lines += [f"published: {plain['published']}"] if plain["published"] else []
     return "\n".join([*lines, "", f"`tasvir train {plain['recipe']} --help` lists all settings with their defaults."])
 
 

@@ -26,8 +26,9 @@ from tasvir.config import (
     RunConfig,
     Seed,
     TrainConfig,
-    flag,
+    as_flag,
     from_plain,
+    leaves,
     to_plain,
 )
 from tasvir.models import FOUNDATION, build, recipe
@@ -207,9 +208,9 @@ class Run:
                 trained = Run.open(self.folder / FOUNDATION).config.train
                 sections.append(("first.train", trained, first.train))
         for section, ours, theirs in sections:
-            for path, value, usual in _leaves(section, to_plain(ours), to_plain(theirs)):
+            for path, value, usual in leaves(section, to_plain(ours), to_plain(theirs)):
                 if value != usual and path != "data.source":
-                    words += _as_flag(path, value)
+                    words += as_flag(path, value)
         return shlex.join([*words, "--seed", str(self.config.seed), "--out", str(self.folder)])
 
     @contextmanager
@@ -433,19 +434,3 @@ def _sync_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _leaves(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(ours, dict):
-        for key, value in ours.items():
-            yield from _leaves(f"{path}.{key}", value, theirs[key])
-    else:
-        yield path, ours, theirs
-
-
-def _as_flag(path: str, value: Any) -> list[str]:
-    name = flag(path)
-    if isinstance(value, bool):
-        head, _, last = name.rpartition(".")
-        return [name if value else f"{head}.no-{last.removeprefix('--')}"]
-    return [name, *(str(item) for item in (value if isinstance(value, list) else [value]))]
