@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from tasvir.config import Pictures, Refused, TrainConfig
-from tasvir.core import Batch, Noise, Player, Recipe, Turn
+from tasvir.core import Batch, Noise, Player, Recipe, Turn, measured
 from tasvir.losses.divergences import DIVERGENCES
+from tasvir.models.autoencoders.ae import ONE_THREAD
 from tasvir.models.autoencoders.vae import VAE, VAEConfig
 from tasvir.nn.convolutional import Decoder, Encoder
 
@@ -127,6 +128,12 @@ CVAE_RECIPE = Recipe(
     tiny=VAEConfig(latent_size=4, widths=(4, 8), components=4),
     train=TrainConfig(steps=6000),
     best="bound",
+    expect=measured(
+        "tasvir train cvae --data mnist --model.latent-size 8 --model.beta 3 --model.optimizer.schedule cosine "
+        "--train.steps 5000",
+        ONE_THREAD,
+        label_agreement=0.982,
+    ),
 )
 
 RECIPES = {"cvae": CVAE_RECIPE}

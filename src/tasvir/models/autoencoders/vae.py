@@ -18,7 +18,7 @@ from tasvir.losses.likelihoods import (
     reconstruction_nats,
     scale_of,
 )
-from tasvir.models.autoencoders.ae import MNIST, Autoencoder, AutoencoderConfig
+from tasvir.models.autoencoders.ae import BINARIZED, MIXTURE, MNIST, Autoencoder, AutoencoderConfig
 from tasvir.nn.convolutional import Decoder, Encoder
 from tasvir.nn.priors import PRIORS, PriorName, draw
 
@@ -206,7 +206,25 @@ VAE_RECIPE = Recipe(
         class_agreement=0.536,
         class_coverage=0.988,
         diversity=0.852,
+    )
+    + measured(
+        "tasvir train vae --data mnist --model.latent-size 16 --train.steps 10000",
+        MIXTURE,
+        frechet=1.65,
+        precision=0.855,
+        recall=0.604,
+        coverage=0.703,
+    )
+    + measured(
+        "tasvir train vae --data mnist --data.binarize dynamic --model.latent-size 32 "
+        "--model.optimizer.schedule cosine --train.steps 16000",
+        f"importance bound of 100 draws; {BINARIZED}",
+        importance_bound=-88.5,
+        bound=-93.2,
+        rate=30.2,
     ),
+    published="importance bound of 5,000 draws -86.8 nats on binarized MNIST, after full training of dense layers "
+    "(Burda et al. 2016, table 1)",
 )
 
 RECIPES = {
