@@ -113,6 +113,8 @@ class Codebook(Quantizer):
     latents move fast while the encoder is young.
     """
 
+    follows = True
+    """Whether codes keep up with a young encoder by themselves; those that do not are revived from the start."""
     counts: Tensor
     steps: Tensor
 
@@ -165,7 +167,9 @@ class Codebook(Quantizer):
                 self.place(everywhere, self._start(gathered(vectors)), share)
                 return
             self._surely_started = True  # asked once only: a GPU waits for the answer
-        dead = (self.counts < DEAD * share) & (self.steps >= 1 / (1 - self.decay))
+        dead = self.counts < DEAD * share
+        if self.follows:
+            dead &= self.steps >= 1 / (1 - self.decay)
         self.place(dead, _drawn(vectors, self.codes), AGAIN * share)
 
     def _start(self, vectors: Tensor) -> Tensor:
@@ -192,6 +196,8 @@ class Learned(Codebook):
     other, being averages of places; and the optimizer keeps the moments it had, by which the next steps move it a
     little. `MovingAverage` has neither.
     """
+
+    follows = False
 
     def __init__(self, codes: int, size: int, commitment: float = 0.25, decay: float = 0.99):
         super().__init__(codes, size, commitment, decay)
