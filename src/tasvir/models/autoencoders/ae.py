@@ -70,13 +70,12 @@ MNIST = (
 """Where and how the numbers of these recipes were measured."""
 ONE_THREAD = MNIST.replace("2 cores", "one thread")
 """The same for those that were trained on one."""
-BINARIZED = (
-    "MNIST test split, binarized once (10,000 pictures), averaged weights, training and sampling seed 0; "
-    "one thread of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
-)
+TRAINED = "averaged weights, training and sampling seed 0; one thread of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
+"""How, without what on."""
+BINARIZED = f"MNIST test split, binarized once (10,000 pictures); {TRAINED}"
 """The same for those in nats of black and white pixels."""
-MIXTURE = f"samples from a mixture fitted to the latents (--prior mixture); {MNIST}"
-"""The same for samples that are not from the model's own prior."""
+MIXTURE = "samples from a mixture fitted to the latents (--prior mixture)"
+"""What stands before either where samples are not from the model's own prior."""
 
 AE = Recipe(
     summary="Autoencoder: a convolutional bottleneck, no prior.",
@@ -95,7 +94,7 @@ AE = Recipe(
     )
     + measured(
         "tasvir train ae --data mnist --model.latent-size 16 --train.steps 3000",
-        MIXTURE,
+        f"{MIXTURE}; {MNIST}",
         frechet=2.09,
         precision=0.854,
         recall=0.696,

@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from tasvir.config import Count, CountOrZero, NonNegative, OptimizerConfig, Pictures, Positive, Range, TrainConfig
 from tasvir.core import Batch, Grid, Model, Player, Recipe, Turn, measured
-from tasvir.models.autoencoders.ae import ONE_THREAD
+from tasvir.models.autoencoders.ae import ONE_THREAD, TRAINED
 from tasvir.nn.quantizers import Codebook, Quantizer, QuantizerName, quantizer
 from tasvir.nn.residual import StridedDecoder, StridedEncoder, require_multiple
 
@@ -117,6 +117,14 @@ RECIPES = {
             reconstruction_psnr=27.2,
             reconstruction_ssim=0.961,
             reconstruction_frechet=0.0699,
+        )
+        + measured(
+            "tasvir train vq-vae --data cifar10_train_20k.zip --data.size 32 --model.downsample 2 "
+            "--train.batch-size 32 --train.steps 1500",
+            f"20,000 pictures of CIFAR-10's training split, of which 2,105 held out by content; {TRAINED}",
+            reconstruction_mse=0.00115,
+            reconstruction_psnr=29.9,
+            reconstruction_ssim=0.946,
         ),
     ),
 }
