@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from tasvir.config import Count, CountOrZero, DataConfig, Fraction, OptimizerConfig, Pictures, Refused, TrainConfig
 from tasvir.core import Batch, Model, Noise, Player, Recipe, Tokenizes, Turn, measured
-from tasvir.models.autoencoders.ae import ONE_THREAD
+from tasvir.models.autoencoders.ae import ONE_THREAD, TRAINED
 from tasvir.models.autoencoders.vq_vae import VQVAE
 from tasvir.models.autoencoders.vq_vae_2 import VQVAE2
 from tasvir.nn.pixelcnn import GatedPixelCNN
@@ -235,6 +235,14 @@ VQ_VAE_2 = Recipe(
     tiny=TwoLevelPriorConfig(top=replace(TINY, attention=1), bottom=TINY),
     train=TrainConfig(steps=8000, batch_size=32),
     foundation="vq-vae-2-tokenizer",
+    expect=measured(
+        "tasvir train vq-vae-2 --data anime_faces_64px_6000.zip --first.train.steps 3000 --train.steps 3000",
+        f"6,000 anime faces of 64 px, of which 588 held out by content; {TRAINED}",
+        reconstruction_psnr=23.5,
+        reconstruction_ssim=0.839,
+        code_nats=1323.0,
+        bits_per_code=5.96,
+    ),
 )
 
 # The paper's appendix A, but without its output stack (residual layers before the logits; here one hidden layer), and
