@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 
 from tasvir.config import Count, TrainConfig
-from tasvir.core import Batch, Recipe, Turn
+from tasvir.core import Batch, Recipe, Turn, measured
 from tasvir.losses.divergences import gaussian_log_density
-from tasvir.models.autoencoders.ae import AutoencoderConfig
+from tasvir.models.autoencoders.ae import BINARIZED, AutoencoderConfig
 from tasvir.models.autoencoders.vae import VAE, GenerativeConfig, log_density_of_draw
 
 
@@ -61,5 +61,15 @@ RECIPES = {
         tiny=IWAEConfig(latent_size=4, widths=(4, 8), components=4),
         train=TrainConfig(steps=6000),
         best="importance_bound",
+        expect=measured(
+            "tasvir train iwae --data mnist --data.binarize dynamic --model.latent-size 32 "
+            "--model.optimizer.schedule cosine --train.steps 9000",
+            f"importance bound of 100 draws; {BINARIZED}",
+            importance_bound=-88.5,
+            bound=-96.2,
+            rate=26.9,
+        ),
+        published="importance bound of 5,000 draws -85.5 nats on binarized MNIST with 5 draws in training, after full "
+        "training of dense layers (Burda et al. 2016, table 1)",
     )
 }
