@@ -417,7 +417,7 @@ def process(root: Path, seconds: float) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds: float = 20):
+def wait_for(condition, seconds: float = 120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -452,7 +452,7 @@ def _alive(number: str) -> bool:
 def test_two_processes_pack_the_same_set(tmp_path, cache):
     root = folder(tmp_path / "set")
     both = [process(root, 0.02) for _ in range(2)]
-    hashes = [one.communicate(timeout=30)[0].strip() for one in both]
+    hashes = [one.communicate(timeout=120)[0].strip() for one in both]
     assert [one.returncode for one in both] == [0, 0]
     assert hashes[0] == hashes[1] == data(root).train.hash
     assert len(list((cache / "packs").glob("set-*"))) == 1
