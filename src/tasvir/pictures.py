@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def named_grid(
     """A grid, `across` pictures wide, with a name before each row and above each column; either may be left out."""
     across = across or len(columns) or max(1, len(images) // max(1, len(rows)))
     sheet = grid(images, across, least=NAMED)
-    font = _font(LETTERS)
+    font = letters(LETTERS)
     short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in rows]
     left = max((math.ceil(font.getlength(name)) + 12 for name in short), default=0)
     top = LETTERS + 10 if any(columns) else 0
@@ -59,7 +60,8 @@ def named_grid(
     return canvas
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+@lru_cache(8)
+def letters(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """DejaVu Sans, which comes with matplotlib and has the letters of most scripts, or else Pillow's own."""
     try:
         from matplotlib import get_data_path

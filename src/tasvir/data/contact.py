@@ -6,16 +6,16 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from tasvir.data.check import Findings, Group, Trait
 from tasvir.data.decoding import Frame, Unreadable, parse_color, with_channels
 from tasvir.data.remarks import LONG, SQUARE, Remark, remarks
 from tasvir.data.suits import Suit, hint, size_to_train
+from tasvir.pictures import letters
 
 PACKED = 64, 128, 256
 """Heights and widths at which it is told how large the pack will be."""
@@ -363,7 +363,7 @@ def _look(found: Findings, columns: int) -> _Look:
     side = min(found.side or CELL, CELL)
     frame = Frame(side, "pad", parse_color(found.config.background))
     words = [*found.items.classes, "00,000"] if found.labels is not None else []
-    widest = max((round(_font(14).getlength(legible(word))) + MARGIN for word in words), default=0)
+    widest = max((round(letters(14).getlength(legible(word))) + MARGIN for word in words), default=0)
     return _Look(frame, max(1, round(CELL / side)), columns, min(LABELS, widest))
 
 
@@ -395,8 +395,8 @@ def _row(found: Findings, look: _Look, numbers: Sequence[int], name: str = "", c
     strip = Image.new("RGB", (look.width, look.cell + GAP), "white")
     draw = ImageDraw.Draw(strip)
     middle = look.cell // 2
-    draw.text((MARGIN, middle - 1), _fitting(name, look.labels - MARGIN // 2), INK, _font(14), anchor="ls")
-    draw.text((MARGIN, middle + 4), count, GREY, _font(12), anchor="lt")
+    draw.text((MARGIN, middle - 1), _fitting(name, look.labels - MARGIN // 2), INK, letters(14), anchor="ls")
+    draw.text((MARGIN, middle + 4), count, GREY, letters(12), anchor="lt")
     left = MARGIN + look.labels
     for number in numbers:
         picture = _thumbnail(found, look, number)
@@ -437,14 +437,14 @@ def _thumbnail(found: Findings, look: _Look, number: int) -> Image.Image | None:
 def _heading(look: _Look, text: str, size: int) -> Image.Image:
     strip = Image.new("RGB", (look.width, size + 24), "white")
     ImageDraw.Draw(strip).text(
-        (MARGIN, 14), _fitting(text, look.width - 2 * MARGIN, size), INK, _font(size), anchor="lt"
+        (MARGIN, 14), _fitting(text, look.width - 2 * MARGIN, size), INK, letters(size), anchor="lt"
     )
     return strip
 
 
 def _line(look: _Look, text: str, ink: str = GREY) -> Image.Image:
     strip = Image.new("RGB", (look.width, 24), "white")
-    ImageDraw.Draw(strip).text((MARGIN, 2), _fitting(text, look.width - 2 * MARGIN, 13), ink, _font(13), anchor="lt")
+    ImageDraw.Draw(strip).text((MARGIN, 2), _fitting(text, look.width - 2 * MARGIN, 13), ink, letters(13), anchor="lt")
     return strip
 
 
@@ -457,19 +457,8 @@ def _summary(found: Findings) -> str:
 def _fitting(text: str, width: float, size: int = 14) -> str:
     """The text, cut where it would be wider."""
     text = legible(text)
-    if _font(size).getlength(text) <= width:
+    if letters(size).getlength(text) <= width:
         return text
-    while text and _font(size).getlength(text + "…") > width:
+    while text and letters(size).getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-@lru_cache(8)
-def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
-    """DejaVu Sans, which has the letters of many languages and comes with matplotlib."""
-    try:
-        from matplotlib import get_data_path
-
-        return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-    except (ImportError, OSError):
-        return ImageFont.load_default(size)

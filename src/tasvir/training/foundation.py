@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from tasvir.config import Foundation, Refused
-from tasvir.core import ABILITIES, Model
+from tasvir.core import Model, abilities
 from tasvir.data.batches import augmentation, pictures_of
 from tasvir.data.workers import progress
-from tasvir.models import recipe
+from tasvir.models import RECIPES, recipe
 from tasvir.runs import Run
 from tasvir.training import processes
 
@@ -48,7 +48,7 @@ def check(name: str, below: Run) -> None:
     if kind.stands_on is None:
         raise Refused(f"{name} stands on no other run; leave --on out.")
     if not _can(below.config.recipe, kind.stands_on):
-        able = ", ".join(row for row in _able(kind.stands_on))
+        able = ", ".join(row for row in RECIPES if _can(row, kind.stands_on))
         alone = recipe(below.config.recipe).model.stands_on is None
         why = f"cannot {kind.stands_on}" if alone else "stands on another run itself"
         raise Refused(
@@ -57,15 +57,10 @@ def check(name: str, below: Run) -> None:
     below.latest()
 
 
-def _able(ability: str) -> list[str]:
-    from tasvir.models import RECIPES
-
-    return [name for name in RECIPES if isinstance(recipe(name).model, type) and _can(name, ability)]
-
-
 def _can(name: str, ability: str) -> bool:
+    """Whether models of that recipe have the ability, and stand on no other model themselves."""
     kind = recipe(name).model
-    return ability in ABILITIES and callable(getattr(kind, ability, None)) and kind.stands_on is None
+    return ability in abilities(kind) and kind.stands_on is None
 
 
 def changed(run: Run) -> str | None:
