@@ -225,18 +225,14 @@ def test_health_speaks_once_after_enough_lines_and_again_after_recovery(rule) ->
     assert [health.check({name: sick}) for _ in range(rule.lines)][-1] == [rule.sentence]
 
 
-def test_a_discriminator_that_has_won_is_said(tmp_path: Path) -> None:
-    model = tiny_model("dcgan", 8)
-    turn = next(
-        iter(
-            [
-                model.discriminator_turn(
-                    lambda x: x.mean((1, 2, 3)), torch.full((4, 1, 8, 8), 9.0), torch.full((4, 1, 8, 8), -9.0)
-                )
-            ]
-        )
-    )
-    assert float(turn.watch["won"]) == 1.0
+def test_a_discriminator_that_has_won_is_said() -> None:
+    from tasvir.losses.games import GameConfig
+    from tasvir.models.adversarial.gan import watched
+
+    game = GameConfig("hinge").played()
+    watch = watched(game, torch.full((4,), 9.0), torch.full((4,), -9.0))
+    assert float(watch["won"]) == float(watch["real_accuracy"]) == float(watch["fake_accuracy"]) == 1.0
+    assert float(watched(game, torch.full((4,), -9.0), torch.full((4,), -9.0))["real_accuracy"]) == 0.0
 
 
 def test_samples_that_are_alike_have_no_diversity() -> None:
@@ -347,7 +343,7 @@ def test_every_likelihood_learns_with_its_own_scale(kind: str, name: str, tmp_pa
 
 
 def test_r1_turns_come_every_so_many_steps_with_their_weight(tmp_path: Path) -> None:
-    from tasvir.losses.games import GameConfig, r1_penalty
+    from tasvir.losses.games import GameConfig, zero_centered_penalty
     from tasvir.models import recipe
 
     found = recipe("dcgan")
@@ -359,7 +355,7 @@ def test_r1_turns_come_every_so_many_steps_with_their_weight(tmp_path: Path) -> 
         turns = {"r1" if "r1" in turn.terms else turn.player: turn for turn in model.turns(batch, step)}
         assert ("r1" in turns) == (step % 3 == 0)
         if "r1" in turns:
-            expected = 2.0 * 3 * r1_penalty(model.discriminator, batch.image)
+            expected = 2.0 * 3 * zero_centered_penalty(model.discriminator, batch.image)
             assert float(turns["r1"].terms["r1"].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 
 from tasvir.losses.divergences import gaussian_kl
-from tasvir.losses.games import GAMES, GameConfig, clip_weights, gradient_penalty, r1_penalty
+from tasvir.losses.games import GAMES, GameConfig, clip_weights, gradient_penalty, zero_centered_penalty
 from tasvir.losses.likelihoods import LIKELIHOODS, bernoulli, gaussian
 
 REAL, FAKE = torch.tensor([0.3, -1.2, 2.0]), torch.tensor([-0.4, 0.8, -3.0])
@@ -30,6 +30,7 @@ def expected(name: str) -> tuple[float, float]:
         "wasserstein-clipping": wasserstein,
         "wasserstein-penalty": wasserstein,
         "hinge": (np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean(), -f.mean()),
+        "relativistic": (-np.log(1 / (1 + np.exp(f - r))).mean(), -np.log(1 / (1 + np.exp(r - f))).mean()),
     }[name]
 
 
@@ -38,7 +39,7 @@ def test_games_are_as_published(name: str) -> None:
     game = GAMES[name]
     discriminator, generator = expected(name)
     assert float(game.discriminator(REAL, FAKE)) == pytest.approx(discriminator, rel=1e-5)
-    assert float(game.generator(FAKE)) == pytest.approx(generator, rel=1e-5)
+    assert float(game.generator(FAKE, REAL)) == pytest.approx(generator, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -48,14 +49,14 @@ def test_each_player_wants_what_the_game_says(name: str) -> None:
     GAMES[name].discriminator(real, fake).backward()
     assert (real.grad < 0).all() and (fake.grad > 0).all()
     fake = fake.detach().requires_grad_()
-    GAMES[name].generator(fake).backward()
+    GAMES[name].generator(fake, real).backward()
     assert (fake.grad < 0).all()
 
 
 def test_cross_entropy_games_do_not_overflow() -> None:
     far = torch.tensor([1e4])
     for name in ("minimax", "non-saturating"):
-        assert torch.isfinite(GAMES[name].discriminator(-far, far)) and torch.isfinite(GAMES[name].generator(-far))
+        assert torch.isfinite(GAMES[name].discriminator(-far, far)) and torch.isfinite(GAMES[name].generator(-far, far))
 
 
 def test_a_game_keeps_its_published_settings_unless_told() -> None:
@@ -75,7 +76,7 @@ def test_gradient_penalties_of_a_linear_discriminator() -> None:
         return (image * weight).flatten(1).sum(1)
 
     assert float(gradient_penalty(score, real, fake)) == pytest.approx(float((weight.norm() - 1) ** 2), rel=1e-4)
-    assert float(r1_penalty(score, real)) == pytest.approx(float(weight.norm() ** 2 / 2), rel=1e-4)
+    assert float(zero_centered_penalty(score, real)) == pytest.approx(float(weight.norm() ** 2 / 2), rel=1e-4)
 
 
 def test_gradient_penalty_is_float32_under_autocast_and_reaches_the_weights() -> None:

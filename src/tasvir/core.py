@@ -61,6 +61,8 @@ class Model(nn.Module):
     """What must stand beside every picture to train it: `labels`, `source`."""
     stands_on: str | None = None
     """The ability that the model's `foundation` must have; None if it stands on no other model."""
+    truncates: bool = False
+    """Whether `sample` takes `truncation`, which trades variety for quality; it must be above 0."""
     conditional: bool = False
     """Whether it draws, encodes and decodes for a class: then those abilities take `label`, [N] int64, last."""
 
@@ -144,24 +146,41 @@ def draw_noise(
 class Noise:
     """The randomness of some pictures, each from its own seed, so that a picture depends on its seed alone.
 
-    It is drawn on the CPU: the same seed gives the same noise on every device and in every batch.
+    It is drawn on the CPU: the same seed gives the same noise on every device and in every batch. `kind` is what was
+    asked for, None leaves it to the model.
     """
 
-    def __init__(self, seeds: Sequence[int], kind: NoiseKind = "normal"):
+    def __init__(self, seeds: Sequence[int], kind: NoiseKind | None = None):
         self.seeds = list(seeds)
-        self.kind: NoiseKind = kind
+        self.kind: NoiseKind | None = kind
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __len__(self) -> int:
         return len(self.generators)
 
-    def draw(self, *shape: int, device: Any = "cpu") -> Tensor:
-        """[N, *shape] float32, zero mean and unit variance; each call goes on where the last one stopped."""
-        return torch.stack([draw_noise(self.kind, shape, generator) for generator in self.generators]).to(device)
+    def draw(self, *shape: int, device: Any = "cpu", usual: NoiseKind = "normal") -> Tensor:
+        """[N, *shape] float32, zero mean and unit variance; each call goes on where the last one stopped.
+
+        `usual` is the model's own distribution, where no other was asked for.
+        """
+        kind = self.kind or usual
+        return torch.stack([draw_noise(kind, shape, generator) for generator in self.generators]).to(device)
 
     def uniform(self, *shape: int, device: Any = "cpu") -> Tensor:
         """[N, *shape] float32 in [0,1), whatever `kind` is; to draw what is discrete."""
         return torch.stack([torch.rand(shape, generator=generator) for generator in self.generators]).to(device)
+
+
+def truncated(latent: Tensor, bound: float) -> Tensor:
+    """Standard normal values as values of the normal distribution within ± `bound`, in the same order.
+
+    The truncation trick of Brock et al. 2019 (arXiv 1809.11096, section 3.1), which draws again what is outside; here
+    each value is moved to the same quantile of the truncated distribution, so that a seed stays the same picture.
+    """
+    values, edge = latent.double(), torch.tensor(bound, dtype=torch.float64, device=latent.device)
+    low, high = torch.special.ndtr(-edge), torch.special.ndtr(edge)
+    inside = torch.special.ndtri(low + torch.special.ndtr(values) * (high - low))
+    return inside.clamp(-edge, edge).to(latent.dtype)
 
 
 @runtime_checkable

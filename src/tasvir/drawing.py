@@ -143,14 +143,18 @@ class Opened:
     def samples(
         self,
         seeds: Sequence[int],
-        kind: NoiseKind = "normal",
+        kind: NoiseKind | None = None,
         labels: Labels = None,
         prior: PriorName = "model",
+        truncation: float | None = None,
     ) -> np.ndarray:
         """One picture for each seed, its latent from the model's own prior or from the mixture fitted after training.
 
-        Raises `Refused` where the model does not encode and decode, which a mixture needs.
+        Raises `Refused` where the model does not encode and decode, which a mixture needs, or cannot be truncated.
         """
+        if truncation is not None and (prior == "mixture" or not self.model.truncates):
+            raise Refused(f"{self.run.config.recipe} draws nothing that could be truncated; leave --truncation out.")
+        more = {} if truncation is None else {"truncation": truncation}
         classes = self._classes(labels)
         if prior == "mixture":
             self.require("encode", "decode")
@@ -158,7 +162,7 @@ class Opened:
             return self.decoded(latents.numpy(), groups.numpy() if self.conditional else None)
 
         def draw(rows: slice) -> Tensor:
-            return self.model.sample(Noise(seeds[rows], kind), None if classes is None else classes[rows])
+            return self.model.sample(Noise(seeds[rows], kind), None if classes is None else classes[rows], **more)
 
         return _in_batches(draw, len(seeds))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasvir.commands.words import Folder, Number, Source, Step
-from tasvir.config import Refused, Seed
+from tasvir.config import Positive, Refused, Seed
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,12 @@ class Sample:
     prior: Literal["model", "mixture"] = "model"
     """Where latents come from: the model's own prior, or a mixture of Gaussians fitted once to the latents of training
     pictures and kept in the run's folder (Ghosh et al. 2020); for models that encode and decode."""
-    noise: Literal["normal", "uniform", "exponential"] = "normal"
-    """Distribution of the latent noise, always of zero mean and unit variance."""
+    noise: Literal["normal", "uniform", "exponential"] | None = None
+    """Distribution of the latent noise, always of zero mean and unit variance; left out, the one it was trained with.
+    """
+    truncation: Positive | None = None
+    """Less variety for better pictures, in GANs: latent values are kept within ± this (Brock et al. 2019); StyleGANs
+    draw w towards its mean by this factor, 0.7 for example (Karras et al. 2019)."""
     seed: Seed = 0
     """Seed of the first picture; the next have the next seeds."""
     step: Step = None
@@ -38,11 +42,11 @@ class Sample:
         seeds = list(range(self.seed, self.seed + self.number))
         if self.label == "each" and opened.conditional and "each" not in classes:
             labels: list[int] | None = [label for label in range(len(classes)) for _ in seeds]
-            images = opened.samples(seeds * len(classes), self.noise, labels, self.prior)
+            images = opened.samples(seeds * len(classes), self.noise, labels, self.prior, self.truncation)
             seeds, columns, names = seeds * len(classes), self.number, list(classes)
         else:
             labels = opened.labels(self.label, self.number)
-            images = opened.samples(seeds, self.noise, labels, self.prior)
+            images = opened.samples(seeds, self.noise, labels, self.prior, self.truncation)
             columns, names = None, []
         print(
             pictures.write(

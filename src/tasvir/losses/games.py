@@ -20,10 +20,14 @@ class Game:
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     """Scores of real and of generated pictures [B] → scalar loss."""
-    generator: Callable[[Tensor], Tensor]
-    """Scores of generated pictures [B] → scalar loss."""
+    generator: Callable[[Tensor, Tensor], Tensor]
+    """Scores of generated and of real pictures [B] → scalar loss; only a `paired` game looks at the real ones."""
     has_winner: bool = True
     """Whether a discriminator loss near zero means that the discriminator tells all pictures apart."""
+    paired: bool = False
+    """Whether each generated picture is held against a real one."""
+    threshold: float | None = 0.0
+    """The score above which a picture is called real; None where only differences of scores mean anything."""
     discriminator_steps: int = 1
     weight_clip: float = 0.0
     gradient_penalty: float = 0.0
@@ -39,23 +43,41 @@ def _wasserstein(real: Tensor, fake: Tensor) -> Tensor:
 
 GAMES: dict[str, Game] = {
     # Goodfellow et al. 2014, arXiv 1406.2661, equation 1; and the generator's loss of its section 3
-    "minimax": Game(_cross_entropy, lambda fake: -softplus(fake).mean()),
-    "non-saturating": Game(_cross_entropy, lambda fake: softplus(-fake).mean()),
+    "minimax": Game(_cross_entropy, lambda fake, real: -softplus(fake).mean()),
+    "non-saturating": Game(_cross_entropy, lambda fake, real: softplus(-fake).mean()),
     # Mao et al. 2017, arXiv 1611.04076, equation 9
     "least-squares": Game(
         lambda real, fake: 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean(),
-        lambda fake: 0.5 * (fake - 1).square().mean(),
+        lambda fake, real: 0.5 * (fake - 1).square().mean(),
+        threshold=0.5,
     ),
     # Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1
     "wasserstein-clipping": Game(
-        _wasserstein, lambda fake: -fake.mean(), has_winner=False, discriminator_steps=5, weight_clip=0.01
+        _wasserstein,
+        lambda fake, real: -fake.mean(),
+        has_winner=False,
+        threshold=None,
+        discriminator_steps=5,
+        weight_clip=0.01,
     ),
     # Gulrajani et al. 2017, arXiv 1704.00028, algorithm 1
     "wasserstein-penalty": Game(
-        _wasserstein, lambda fake: -fake.mean(), has_winner=False, discriminator_steps=5, gradient_penalty=10.0
+        _wasserstein,
+        lambda fake, real: -fake.mean(),
+        has_winner=False,
+        threshold=None,
+        discriminator_steps=5,
+        gradient_penalty=10.0,
     ),
     # Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957, equations 16 and 17
-    "hinge": Game(lambda real, fake: relu(1 - real).mean() + relu(1 + fake).mean(), lambda fake: -fake.mean()),
+    "hinge": Game(lambda real, fake: relu(1 - real).mean() + relu(1 + fake).mean(), lambda fake, real: -fake.mean()),
+    # Jolicoeur-Martineau 2019, arXiv 1807.00734; Huang et al. 2024, arXiv 2501.05441, equation 2
+    "relativistic": Game(
+        lambda real, fake: softplus(fake - real).mean(),
+        lambda fake, real: softplus(real - fake).mean(),
+        paired=True,
+        threshold=None,
+    ),
 }
 
 
@@ -64,7 +86,13 @@ class GameConfig:
     """Which game is played; what is left out is as the game was published."""
 
     name: Literal[
-        "minimax", "non-saturating", "least-squares", "wasserstein-clipping", "wasserstein-penalty", "hinge"
+        "minimax",
+        "non-saturating",
+        "least-squares",
+        "wasserstein-clipping",
+        "wasserstein-penalty",
+        "hinge",
+        "relativistic",
     ] = "non-saturating"
     discriminator_steps: Count | None = None
     """Discriminator steps for each step of the generator (5 in the Wasserstein games, else 1)."""
@@ -74,8 +102,11 @@ class GameConfig:
     """Weight of the gradient penalty (10 in wasserstein-penalty; 0 is off)."""
     r1: NonNegative = 0.0
     """Weight gamma of the R1 penalty on real pictures; 0 is off."""
+    r2: NonNegative = 0.0
+    """Weight gamma of the same penalty on generated pictures; 0 is off."""
     r1_every: Count = 16
-    """Steps between R1 turns; the penalty is multiplied by it (lazy regularization)."""
+    """Steps between turns with these two penalties, which are multiplied by it (lazy regularization); with 1 they are
+    part of every turn of the discriminator."""
 
     def played(self) -> Game:
         """The row of `GAMES` with this config's own settings in it."""
@@ -84,7 +115,18 @@ class GameConfig:
 
     @property
     def differentiates_twice(self) -> bool:
-        return self.played().gradient_penalty > 0 or self.r1 > 0
+        return self.played().gradient_penalty > 0 or self.r1 > 0 or self.r2 > 0
+
+    def penalties(self, step: int, score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """R1 and R2 with their weights, in a step in which they are due; `score` takes pictures [B,C,H,W] to [B]."""
+        if step % self.r1_every:
+            return {}
+        asked = {"r1": (self.r1, real), "r2": (self.r2, fake)}
+        return {
+            name: gamma * self.r1_every * zero_centered_penalty(score, image)
+            for name, (gamma, image) in asked.items()
+            if gamma
+        }
 
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
@@ -97,12 +139,12 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fa
     return (_input_gradient(discriminator, point).flatten(1).norm(dim=1) - 1).square().mean()
 
 
-def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """Half the mean of ‖∇D(x)‖² at real pictures [B,C,H,W], in float32.
+def zero_centered_penalty(discriminator: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Half the mean of ‖∇D(x)‖² at pictures [B,C,H,W], in float32: R1 at real ones, R2 at generated ones.
 
-    Mescheder et al. 2018, arXiv 1801.04406, equation 9.
+    Mescheder et al. 2018, arXiv 1801.04406, equations 9 and 10.
     """
-    point = real.float().detach().requires_grad_()
+    point = image.float().detach().requires_grad_()
     return 0.5 * _input_gradient(discriminator, point).square().flatten(1).sum(1).mean()
 
 

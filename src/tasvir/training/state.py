@@ -164,7 +164,8 @@ def _fill(model: Model, tensors: dict[str, Tensor], prefix: str) -> None:
 
 
 WATCHED = (
-    *("gradient_norm", "gradient_variance", "score", "won"),
+    *("gradient_norm", "gradient_variance", "score", "won", "accuracy", "diversity"),
+    *("augmentation", "overfitting", "path_length"),
     *("active_units", "kl_per_dimension", "beta", "scale", "distortion", "effective_draws"),
     *("mse", "perplexity", "usage", "bits_per_dim", "bits_per_code", "latent_mean_square"),
 )

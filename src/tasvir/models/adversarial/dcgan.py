@@ -10,24 +10,18 @@ from typing import Literal
 from torch import nn
 
 from tasvir.config import Count, OptimizerConfig, Pictures, Refused, TrainConfig
-from tasvir.core import NoiseKind, Recipe, measured
+from tasvir.core import Recipe, measured
 from tasvir.losses.games import GameConfig
-from tasvir.models.adversarial.gan import GAN, MNIST
+from tasvir.models.adversarial.gan import GAN, MNIST, AdversarialConfig
 from tasvir.nn.convolutional import NORMS, halvings
 
 
 @dataclass(frozen=True)
-class DCGANConfig:
-    latent_size: Count = 100
-    noise: NoiseKind = "normal"
-    """What the latent is drawn from while training; always zero mean and unit variance."""
+class DCGANConfig(AdversarialConfig):
     width: Count = 1024
     """Channels of the 4×4 maps, where both networks are widest; each doubling of the size halves them."""
     discriminator_norm: Literal["batch", "layer", "none"] | None = None
     """Left out, batch norm; layer norm where there is a gradient penalty, which is of single pictures."""
-    game: GameConfig = GameConfig()
-    generator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
-    discriminator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
 
 
 class DCGAN(GAN):

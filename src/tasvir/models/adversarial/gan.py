@@ -1,37 +1,48 @@
 """Generative adversarial nets (Goodfellow et al. 2014, arXiv 1406.2661), dense layers, any game of the table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tasvir.config import Count, OptimizerConfig, Pictures, TrainConfig
-from tasvir.core import Batch, Model, Noise, NoiseKind, Player, Recipe, Turn, draw_noise, measured
-from tasvir.losses.games import GameConfig, clip_weights, gradient_penalty, r1_penalty
+from tasvir.config import Count, OptimizerConfig, Pictures, Refused, TrainConfig
+from tasvir.core import Batch, Model, Noise, NoiseKind, Player, Recipe, Turn, draw_noise, measured, truncated
+from tasvir.losses.games import Game, GameConfig, clip_weights, gradient_penalty
+from tasvir.nn.augmentation import Augment, AugmentConfig
 
 
 @dataclass(frozen=True)
-class GANConfig:
+class AdversarialConfig:
+    """What the players of every game have."""
+
     latent_size: Count = 100
     noise: NoiseKind = "normal"
-    """What the latent is drawn from while training; always zero mean and unit variance."""
-    widths: tuple[Count, ...] = (256, 512, 1024)
-    """Units of the generator's hidden layers; the discriminator has them backwards."""
+    """What the latent is drawn from; always zero mean and unit variance."""
     game: GameConfig = GameConfig()
+    augment: AugmentConfig = AugmentConfig()
     generator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
     discriminator: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
 
 
+@dataclass(frozen=True)
+class GANConfig(AdversarialConfig):
+    widths: tuple[Count, ...] = (256, 512, 1024)
+    """Units of the generator's hidden layers; the discriminator has them backwards."""
+
+
 class GAN(Model):
-    """A subclass says what its networks are; the algorithm is the same for all."""
+    """A subclass says what its networks are and what they are told; the algorithm is the same for all."""
+
+    truncates = True
 
     def __init__(self, config: Any, pictures: Pictures):
         super().__init__(config, pictures)
         self.latent_size = config.latent_size
         self.generator, self.discriminator = self.networks(config, pictures)
         self.game = config.game.played()
+        self.augment = Augment(config.augment)
 
     def networks(self, config: Any, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
         """The generator, [B,D] → [B,C,S,S] in [-1,1], and the discriminator, [B,C,S,S] → scores [B]."""
@@ -44,36 +55,121 @@ class GAN(Model):
             "generator": Player((self.generator,), self.config.generator),
         }
 
+    # --- what a subclass may say otherwise ---
+
+    def draw(self, number: int) -> Tensor:
+        """Latents [N,D] to train with."""
+        return draw_noise(self.config.noise, (number, self.latent_size), device=self.device)
+
+    def generate(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        """Latents [B,D], and their classes [B] where the model is conditional, to pictures [B,C,S,S]."""
+        return self.generator(latent) if label is None else self.generator(latent, label)
+
+    def judge(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Scores [B] float32 of pictures [B,C,S,S], and what else the discriminator says of them."""
+        return (self.discriminator(image) if label is None else self.discriminator(image, label)).float(), None
+
+    def further(
+        self, player: str, latent: Tensor, label: Tensor | None, fake_said: Any, real_said: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A player's terms besides the game, and what is watched besides, from what else the discriminator said.
+
+        `label` is the classes [B] of the batch where there are any; in the generator's turn `real_said` is None.
+        """
+        return {}, {}
+
+    # --- the algorithm ---
+
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
-        real = batch.image
-        generators_turn = (step + 1) % self.game.discriminator_steps == 0
+        real, told = batch.image, batch.label if self.conditional else None
+        game, config = self.game, self.config.game
+        generators_turn = (step + 1) % game.discriminator_steps == 0
+        latent = self.draw(len(batch))
         with torch.set_grad_enabled(generators_turn):
-            fake = self.generator(draw_noise(self.config.noise, (len(batch), self.latent_size), device=real.device))
-        yield self.discriminator_turn(self.discriminator, real, fake.detach())
-        if self.config.game.r1 and step % self.config.game.r1_every == 0:
-            weight = self.config.game.r1 * self.config.game.r1_every
-            yield Turn("discriminator", {"r1": weight * r1_penalty(self.discriminator, real)})
-        if self.game.weight_clip:
-            clip_weights(self.discriminator, self.game.weight_clip)
+            fake = self.generate(latent, told)
+
+        real_seen, fake_seen = self.augment(real), self.augment(fake.detach())
+        real_score, real_said = self.judge(real_seen, told)
+        fake_score, fake_said = self.judge(fake_seen, told)
+        terms = {"game": game.discriminator(real_score, fake_score)}
+        further, watch = self.further("discriminator", latent, batch.label, fake_said, real_said)
+        watch = {**watched(game, real_score, fake_score), **variety(fake, real), **watch}
+
+        def score(image: Tensor) -> Tensor:
+            return self.judge(image, told)[0]
+
+        if game.gradient_penalty:
+            terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(score, real_seen, fake_seen)
+        if config.r1_every == 1:
+            terms |= config.penalties(step, score, real_seen, fake_seen)
+        yield Turn("discriminator", {**terms, **further}, {**watch, **self.augment.adapted(real_score, len(batch))})
+
+        if config.r1_every > 1 and (late := config.penalties(step, score, real_seen, fake_seen)):
+            yield Turn("discriminator", late)
+        if game.weight_clip:
+            clip_weights(self.discriminator, game.weight_clip)
         if generators_turn:
-            yield Turn("generator", {"game": self.game.generator(self.discriminator(fake).float())})
+            fake_score, fake_said = self.judge(self.augment(fake), told)
+            if game.paired:
+                with torch.no_grad():
+                    real_score = score(real_seen)
+            terms, watch = self.further("generator", latent, batch.label, fake_said, None)
+            yield Turn("generator", {"game": game.generator(fake_score, real_score.detach()), **terms}, watch)
 
-    def discriminator_turn(self, score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Turn:
-        """The discriminator's move in the game, with its penalty; and who is winning."""
-        real_score, fake_score = score(real).float(), score(fake).float()
-        terms = {"game": self.game.discriminator(real_score, fake_score)}
-        if self.game.gradient_penalty:
-            terms["gradient_penalty"] = self.game.gradient_penalty * gradient_penalty(score, real, fake)
-        watch = {"real_score": real_score.detach().mean(), "fake_score": fake_score.detach().mean()}
-        if self.game.has_winner:
-            watch["won"] = (terms["game"].detach() < 0.05).float()
-        return Turn("discriminator", terms, watch)
+    # --- what it can do ---
 
-    def decode(self, latent: Tensor) -> Tensor:
-        return self.generator(latent).float()
+    def latents(self, noise: Noise) -> Tensor:
+        """[N,D], as `decode` takes them."""
+        return noise.draw(self.latent_size, device=self.device, usual=self.config.noise)
 
-    def sample(self, noise: Noise, label: Tensor | None = None) -> Tensor:
-        return self.decode(noise.draw(self.latent_size, device=self.device))
+    def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        """Of class 0, where the model is conditional and none is told."""
+        if not self.conditional:
+            return self.generate(latent).float()
+        label = latent.new_zeros(len(latent), dtype=torch.int64) if label is None else label
+        self.check_classes(label)
+        return self.generate(latent, label).float()
+
+    def sample(self, noise: Noise, label: Tensor | None = None, truncation: float | None = None) -> Tensor:
+        """`truncation` keeps every latent value within ± itself (`core.truncated`), where noise is normal."""
+        latent = self.latents(noise)
+        if truncation is not None:
+            if (noise.kind or self.config.noise) != "normal":
+                raise Refused("Truncation is of normal noise: leave --truncation out, or take --noise normal.")
+            latent = truncated(latent, truncation)
+        if not self.conditional:
+            return self.decode(latent)
+        return self.decode(latent, self.draw_classes(noise) if label is None else label)
+
+
+def watched(game: Game, real_score: Tensor, fake_score: Tensor) -> dict[str, Tensor]:
+    """Who is winning: mean scores, and the shares of real and of generated pictures that are told to be what they are.
+
+    Where only differences of scores mean anything, pictures are told apart by the middle between the two means.
+    """
+    real, fake = real_score.detach(), fake_score.detach()
+    middle = (real.mean() + fake.mean()) / 2 if game.threshold is None else game.threshold
+    watch = {
+        "real_score": real.mean(),
+        "fake_score": fake.mean(),
+        "real_accuracy": (real > middle).float().mean(),
+        "fake_accuracy": (fake < middle).float().mean(),
+    }
+    if game.has_winner:
+        watch["won"] = (game.discriminator(real, fake) < 0.05).float()
+    return watch
+
+
+@torch.no_grad()
+def variety(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """`batch_diversity`: how much generated pictures [B,C,S,S] differ within a batch, against how much real ones do.
+
+    The root mean square of the distance between two pictures, over the same of real ones: 0 if all are alike.
+    """
+    if len(fake) < 2:
+        return {}
+    made, usual = (image.float().var(0).mean() for image in (fake, real))
+    return {"batch_diversity": (made / usual.clamp_min(1e-12)).sqrt()}
 
 
 def dense_generator(config: GANConfig, pictures: Pictures) -> nn.Module:
