@@ -221,6 +221,7 @@ def test_one_picture_many_times_has_no_variety(digits: np.ndarray, tmp_path: Pat
     varied = measured(digits[:200], tmp_path / "many", *metrics)
     assert collapsed["coverage"] < 0.1 < varied["coverage"]
     assert collapsed["predicted_class_coverage"] <= 0.21 and varied["predicted_class_coverage"] > 0.9
+    assert collapsed["rarest_class_share"] == 0 and varied["rarest_class_share"] > 0.04
     assert collapsed["diversity"] < 0.8 * varied["diversity"]
 
 

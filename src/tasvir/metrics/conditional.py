@@ -73,7 +73,8 @@ def classification_accuracy(subject: Subject) -> list[Value]:
 def class_shares(subject: Subject) -> list[Value]:
     """How evenly samples fall into the classes that the classifier sees; nothing where features know no such classes.
 
-    exp(H) / K of the shares of the K classes: 1 if all are as frequent, 1/K if there is but one.
+    exp(H) / K of the shares of the K classes: 1 if all are as frequent, 1/K if there is but one; and the share of the
+    rarest class.
     """
     names = subject.extractor.classes
     if not names:
@@ -95,7 +96,14 @@ def class_shares(subject: Subject) -> list[Value]:
             real=evenness(among_real),
             passport={"classes": len(names)},
             note=missing(counts, among_real, names),
-        )
+        ),
+        of_share(
+            "rarest_class_share",
+            seen == counts.argmin(),
+            real=float(among_real.min() / among_real.sum()),
+            passport={"classes": len(names)},
+            note=f"The rarest is {names[int(counts.argmin())]}.",
+        ),
     ]
 
 

@@ -27,6 +27,7 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
         "classification_accuracy": "higher",
         "label_agreement": "higher",
         "predicted_class_coverage": "higher",
+        "rarest_class_share": "real",
         "nearest_class_accuracy": "higher",
         "class_agreement": "higher",
         "class_coverage": "higher",

@@ -74,7 +74,7 @@ METRICS: dict[str, Metric] = {
     "classes": Metric(
         conditional.class_shares,
         ("samples", "labels"),
-        ("predicted_class_coverage",),
+        ("predicted_class_coverage", "rarest_class_share"),
         "whether all classes are drawn",
         features=True,
     ),
