@@ -5,59 +5,30 @@ few steps each time; medians over all rounds and their ratio are printed.
 """
 
 import argparse
-from dataclasses import replace
 
 import sides
 
-CASES = {
-    "dcgan": ("DCGAN 64×64×3, batch 64, width 512 (pytorch/examples' size)", {"width": 512}),
-    "dcgan-paper": ("DCGAN 64×64×3, batch 64, width 1024 (the paper's size)", {"width": 1024}),
-    "vae": ("VAE 64×64×3, batch 64", {}),
-}
+CASES = {"vae": "VAE 64×64×3, batch 64"}
 
 
-def tutorial(name: str, model, batches):  # type: ignore[no-untyped-def]
+def tutorial(model):  # type: ignore[no-untyped-def]
     """One step after another as in PyTorch's own examples, on tasvir's networks."""
     import torch
     from torch import nn
 
-    config = model.config
-    if name == "vae":
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.optimizer.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=model.config.optimizer.learning_rate)
 
-        def step(image):  # type: ignore[no-untyped-def]
-            optimizer.zero_grad()
-            mean, log_variance = model.encoder(image).chunk(2, dim=1)
-            latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-            made = torch.sigmoid(model.decoder(latent))
-            reconstruction = nn.functional.binary_cross_entropy(made, (image + 1) / 2, reduction="sum") / len(image)
-            divergence = -0.5 * torch.mean(torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp(), dim=1))
-            loss = reconstruction + divergence
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
-        return step
-
-    criterion = nn.BCEWithLogitsLoss()
-    betas = config.generator.betas
-    of_discriminator = torch.optim.Adam(model.discriminator.parameters(), lr=2e-4, betas=betas)
-    of_generator = torch.optim.Adam(model.generator.parameters(), lr=2e-4, betas=betas)
-
-    def step(real):  # type: ignore[no-untyped-def]
-        ones, zeros = torch.ones(len(real)), torch.zeros(len(real))
-        model.discriminator.zero_grad()
-        loss_real = criterion(model.discriminator(real), ones)
-        loss_real.backward()
-        fake = model.generator(torch.randn(len(real), model.latent_size))
-        loss_fake = criterion(model.discriminator(fake.detach()), zeros)
-        loss_fake.backward()
-        of_discriminator.step()
-        model.generator.zero_grad()
-        loss = criterion(model.discriminator(fake), ones)
+    def step(image):  # type: ignore[no-untyped-def]
+        optimizer.zero_grad()
+        mean, log_variance = model.encoder(image).chunk(2, dim=1)
+        latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        made = torch.sigmoid(model.decoder(latent))
+        reconstruction = nn.functional.binary_cross_entropy(made, (image + 1) / 2, reduction="sum") / len(image)
+        divergence = -0.5 * torch.mean(torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp(), dim=1))
+        loss = reconstruction + divergence
         loss.backward()
-        of_generator.step()
-        return loss_real.item() + loss_fake.item() + loss.item()
+        optimizer.step()
+        return loss.item()
 
     return step
 
@@ -81,20 +52,21 @@ def serve(name: str, ours: bool) -> None:
     from tasvir.training.state import State
 
     torch.manual_seed(0)
-    found = recipe(name.removesuffix("-paper"))
-    config = replace(found.config, **CASES[name][1])
+    found = recipe(name)
     pictures = Pictures(3, 64)
     data = load(DataConfig("cartoons", size=64, limit=1000, labels="none"))
     batches = Batches(data, 64, 0, "cpu", channels_last=ours)
-    model = found.model(config, pictures)
+    model = found.model(found.config, pictures)
     if ours:
-        run = Run(Path(tempfile.gettempdir()), RunConfig(name, 0, DataConfig(), found.train, config), pictures, {})
+        run = Run(
+            Path(tempfile.gettempdir()), RunConfig(name, 0, DataConfig(), found.train, found.config), pictures, {}
+        )
         state = State(model, run, torch.device("cpu"))
 
         def step(number: int) -> None:
             state.advance(batches[number])
     else:
-        plain = tutorial(name, model.train(), batches)
+        plain = tutorial(model.train())
 
         def step(number: int) -> None:
             plain(batches[number].image)
@@ -113,4 +85,4 @@ if __name__ == "__main__":
     else:
         sides.heading()
         for case in words.cases:
-            sides.row(CASES[case][0], "tutorial", *sides.medians(__file__, case, words.rounds))
+            sides.row(CASES[case], "tutorial", *sides.medians(__file__, case, words.rounds))

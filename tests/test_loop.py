@@ -14,8 +14,8 @@ from conftest import tiny_batch, tiny_model, tiny_run, tiny_state
 from tasvir import runs
 from tasvir.config import OptimizerConfig, Refused
 from tasvir.core import Noise, Player, Turn, draw_noise
-from tasvir.drawing import linear, spherical
 from tasvir.runs import OutOfSpace, Run
+from tasvir.spaces import linear, spherical
 from tasvir.training import optimizers
 from tasvir.training.averaging import Average
 from tasvir.training.health import RULES, Health, relative_diversity

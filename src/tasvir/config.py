@@ -133,6 +133,9 @@ class DataConfig:
     """Another number makes another choice of pictures and folders."""
     direction: Literal["a-to-b", "b-to-a"] = "a-to-b"
     """For pairs, which of the two is learned; A is the left half, the first folder, trainA."""
+    labelled: Count | None = None
+    """Only so many training pictures keep their class, as even over classes as can be, chosen by `choice_seed`; the
+    others are shown without. Left out, all do."""
     derive: Literal["none", "low-resolution", "grey", "edges", "masked"] = "none"
     """Make pairs of plain pictures: what is made of each is the source, and the picture is learned from it."""
     binarize: Literal["none", "static", "dynamic"] = "none"

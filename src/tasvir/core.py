@@ -22,6 +22,9 @@ class Batch:
     """[B,C',H',W'] float in [-1,1]: picture to translate or enlarge."""
     prepared: Tensor | None = None
     """[B,...]: what `Model.prepare` makes of the pictures, where it was computed for the whole set before training."""
+    labelled: "Batch | None" = None
+    """As many of the pictures whose class is known, with `label`, where only some are (`--data.labelled`); then the
+    batch itself has no `label`."""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -63,6 +66,8 @@ class Model(nn.Module):
     """The ability that the model's `foundation` must have; None if it stands on no other model."""
     truncates: bool = False
     """Whether `sample` takes `truncation`, which trades variety for quality; it must be above 0."""
+    few_labels: bool = False
+    """Whether it learns from pictures of which only some have a class (`--data.labelled`)."""
     conditional: bool = False
     """Whether it draws, encodes and decodes for a class: then those abilities take `label`, [N] int64, last."""
 
@@ -271,6 +276,31 @@ class KnowsCodes(Protocol):
         ...
 
 
+@runtime_checkable
+class Classifies(Protocol):
+    def classify(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to logits of the classes of the training set, [N,K] float32."""
+        ...
+
+
+@runtime_checkable
+class Categorizes(Protocol):
+    def categorize(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to logits of categories that the model found without labels, [N,K] float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Code:
+    """A part of the latent that is to mean something by itself."""
+
+    name: str
+    start: int
+    """Its first dimension."""
+    size: int = 1
+    """How many categories a one-hot code has; 1 is a continuous one, from -1 to 1 while training."""
+
+
 ABILITIES: dict[str, type] = {
     "sample": Samples,
     "reconstruct": Reconstructs,
@@ -280,6 +310,8 @@ ABILITIES: dict[str, type] = {
     "log_likelihood": KnowsLikelihood,
     "tokenize": Tokenizes,
     "code_log_likelihood": KnowsCodes,
+    "classify": Classifies,
+    "categorize": Categorizes,
 }
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasvir import walks
 from tasvir.config import Refused, nearest
-from tasvir.core import ABILITIES, Encodes, Noise, NoiseKind, Tokenizes
+from tasvir.core import ABILITIES, Noise, NoiseKind, Tokenizes
 from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
 from tasvir.models import RECIPES, recipe
 from tasvir.runs import Run
+from tasvir.spaces import PathName, Space
 from tasvir.training import foundation
 from tasvir.training.precision import choose_device
 
@@ -72,13 +74,21 @@ class Opened:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The pictures the run was trained on, as they are now; says so where they are no longer the same."""
-        found = load(replace(self.run.config.data, size=self.run.pictures.size))
+        """The pictures the run was trained on, as they are now, in its own colours; says so where they have changed.
+
+        Raises `Refused` for a model that knows classes if there are others now.
+        """
+        data, pictures = self.run.config.data, self.run.pictures
+        found = load(replace(data, size=pictures.size))
         if found.changed_since(self.run.dataset):
-            print(
-                f"The pictures of {self.run.data_words} have changed since {self.run.name} was trained.",
-                file=sys.stderr,
-            )
+            unlike = self.run.unlike(found.pictures)
+            said = f"The pictures of {self.run.data_words} have changed since {self.run.name} was trained"
+            said += unlike and f": {unlike}"
+            if self.conditional and found.pictures.classes != pictures.classes:
+                raise Refused(f"{said}.\nPut them back as they were, or train anew.")
+            print(f"{said}.", file=sys.stderr)
+        if found.pictures.channels != pictures.channels:
+            found = load(replace(data, size=pictures.size, color="grey" if pictures.channels == 1 else "rgb"))
         return found
 
     @property
@@ -206,54 +216,29 @@ class Opened:
         return lambda rows: {} if classes is None else {"label": classes[rows]}
 
     def walks(
-        self, source: str | None, number: int, steps: int, path: str, seed: int, label: str | None = None
+        self, source: str | None, number: int, steps: int, path: PathName, seed: int, label: str | None = None
     ) -> np.ndarray:
         """`number` walks of `steps` pictures, one after another; between pictures if the model encodes.
 
         Models that know classes walk within one: that of `label`, else each class of held-out pictures in its turn.
         """
-        classes = self.labels(label, 2 * number)
-        if isinstance(self.model, Encodes):
-            if source is None and self.conditional:
-                real, classes = self._pairs(number, classes)
-            else:
-                real = self.real(source, 2 * number)
-                real = real[: len(real) // 2 * 2]
-            if not len(real) and source is not None:
-                raise Refused(f"A walk needs at least two pictures; {source} has one.")
-            if self.conditional and classes is None:
-                raise Refused(f"{self.run.config.recipe} walks within one class: say which with --label.")
-            classes = None if classes is None else classes[: len(real)]
-            ends = torch.from_numpy(self.encoded(real, classes)) if len(real) else self._random(number, seed)
-        elif source is not None:
-            raise Refused(
-                f"{self.run.config.recipe} cannot encode pictures; leave them out to walk between random latents."
-            )
-        else:
-            ends = self._random(number, seed)
-        part = torch.linspace(0, 1, steps)[:, None]
-        pairs = zip(ends[::2, None], ends[1::2, None], strict=True)
-        walked = torch.cat([PATHS[path](start, end, part) for start, end in pairs])
-        return self.decoded(walked.numpy(), None if classes is None else np.repeat(classes[::2], steps))
+        route = walks.Route(source, number, 2, label, seed, "z", path)
+        return walks.rows(self, walks.stops(self, route), steps)
 
-    def _random(self, number: int, seed: int) -> Tensor:
-        return random_latents(self.model, Noise(range(seed, seed + 2 * number)))
+    def in_space(self, make: Callable[[Tensor, Tensor | None], Tensor], latent: Tensor, labels: Labels) -> Tensor:
+        """What a function of a `Space` makes of latents [N,D] of these classes, on the CPU."""
+        there, classes = latent.to(self.device), self._classes(labels)
+        parts = [slice(start, start + BATCH) for start in range(0, len(there), BATCH)]
+        with torch.no_grad():
+            made = [make(there[rows], None if classes is None else classes[rows]).float().cpu() for rows in parts]
+        return torch.cat(made)
 
-    def _pairs(self, number: int, classes: list[int] | None) -> tuple[np.ndarray, list[int]]:
-        """At most `number` pairs of held-out pictures of one class, one after another, and the class of each picture.
-
-        Raises `Refused` if there is no such pair.
-        """
-        known = np.asarray(self.dataset.test.labels)
-        wanted = classes[:1] if classes else range(len(self.run.pictures.classes))
-        members = [np.flatnonzero(known == one) for one in wanted]
-        most = max(map(len, members))
-        places = [rows[start : start + 2] for start in range(0, most - 1, 2) for rows in members]
-        places = [pair for pair in places if len(pair) == 2][:number]
-        if not places:
-            raise Refused(f"{self.run.data_words} has no two held-out pictures of the class to walk between.")
-        chosen = np.concatenate(places)
-        return np.stack([self.held_out[place] for place in chosen]), [int(one) for one in known[chosen]]
+    def pictured(self, space: Space, latent: Tensor, labels: Labels = None) -> np.ndarray:
+        """Latents [N,D] of a space as pictures."""
+        there, classes = latent.to(self.device), self._classes(labels)
+        return _in_batches(
+            lambda rows: space.decode(there[rows], None if classes is None else classes[rows]), len(there)
+        )
 
     def manifold(self, side: int, label: str | None = None) -> np.ndarray:
         """side² pictures, rows from the top: latent coordinates at even quantiles of the standard normal prior.
@@ -297,33 +282,6 @@ def _of_codes(run: Run, ability: str, can: list[str]) -> str:
         f"{name} cannot {ability} by itself: train what draws its codes.\n"
         f"`tasvir train {on_it[0]} --on {run.folder} --data {run.data_words}`"
     )
-
-
-def random_latents(model: Any, noise: Noise) -> Tensor:
-    """Latents [N,D] as a model draws them for its own samples, on the CPU: from its prior, or standard normal."""
-    own = getattr(model, "latents", None)
-    return noise.draw(model.latent_size) if own is None else own(noise).detach().cpu()
-
-
-def linear(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
-    """Points [N,D] on the straight lines between latents [N,D] at `part` [N,1], from 0 to 1; any N may be 1."""
-    return start + (end - start) * part
-
-
-def spherical(start: Tensor, end: Tensor, part: Tensor) -> Tensor:
-    """Points [N,D] between latents [N,D] at `part` [N,1] of the angle between them (Shoemake 1985; White 2016, arXiv
-    1609.04468); any N may be 1.
-
-    Straight where the two point the same or opposite ways and the angle leaves the plane of turning open.
-    """
-    lengths = (start.norm(dim=1, keepdim=True) * end.norm(dim=1, keepdim=True)).clamp_min(1e-12)
-    angle = ((start * end).sum(1, keepdim=True) / lengths).clamp(-1, 1).arccos()
-    sine = angle.sin()
-    turned = (((1 - part) * angle).sin() * start + (part * angle).sin() * end) / sine
-    return torch.where(sine < 1e-4, linear(start, end, part), turned)
-
-
-PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear, "spherical": spherical}
 
 
 def class_number(label: str, classes: Sequence[str]) -> int:

@@ -21,21 +21,28 @@ class Encoded:
     """[N,T] int64"""
     labels: np.ndarray | None
     """[N] int64"""
+    w: np.ndarray | None = None
+    """[N,W] float32, as `tasvir project --space w` writes them; read where there are no latents."""
 
 
-def read_encoded(path: Path, size: int | None, grids: Sequence[Grid], classes: int) -> Encoded:
+def read_encoded(path: Path, size: int | None, grids: Sequence[Grid], classes: int, styles: bool = False) -> Encoded:
     """The arrays of an .npz: `latents` [N,size], or `codes` [N,T] of these grids, and `labels` in 0..classes-1.
 
-    `size` is None for a model that takes no latents, `grids` are empty for one that takes no codes. Raises `Refused`
-    if there is neither, or they do not fit.
+    `size` is None for a model that takes no latents, `grids` are empty for one that takes no codes; where it has
+    `styles`, `w` [N,W] will do. Raises `Refused` if there is none of these, or they do not fit.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = {name: np.asarray(arrays[name]) for name in ("latents", "codes", "labels") if name in arrays}
+            found = {name: np.asarray(arrays[name]) for name in ("latents", "codes", "labels", "w") if name in arrays}
             latents = np.asarray(found["latents"], np.float32) if "latents" in found and size is not None else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise Refused(f"{path} cannot be read as an .npz with `latents`: {str(error).splitlines()[0]}.") from None
     codes = found.get("codes") if grids else None
+    if latents is None and codes is None and styles and "w" in found:
+        w = found["w"]
+        if w.ndim != 2 or not len(w) or w.dtype.kind != "f" or not np.isfinite(w).all():
+            raise Refused(f"{path} has w of shape {w.shape}; there are to be finite numbers (N, W).")
+        return Encoded(None, None, None, w.astype(np.float32))
     if latents is None and codes is None:
         wanted = " or ".join(["`latents`"] * (size is not None) + ["`codes`"] * bool(grids))
         raise Refused(f"{path} has no {wanted}; `tasvir encode` writes them.")

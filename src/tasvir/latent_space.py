@@ -13,6 +13,7 @@ from tasvir.data import Dataset, load
 from tasvir.drawing import BATCH, Opened, PriorName, class_number
 from tasvir.losses.divergences import gaussian_kl
 from tasvir.nn.priors import Standard
+from tasvir.spaces import random_latents
 
 KNOWN = 2000
 """Held-out pictures, at most, from which it is told how much each dimension carries."""
@@ -158,6 +159,56 @@ def traversals(
     images = opened.decoded(latents.reshape(-1, latents.shape[2]), beside)
     names = [about.name(int(dimension)) for dimension in chosen]
     return Walked(images, names, walk.names(steps), len(about.mean))
+
+
+CODE_ENDS = 2.0
+"""How far a continuous code is taken to either side (Chen et al. 2016, arXiv 1606.03657, figure 2)."""
+
+
+def code_traversals(opened: Opened, number: int = 10, steps: int = 9, seed: int = 0) -> list[Walked]:
+    """For a model with codes, a sheet for each kind: every category of random latents, and every continuous code.
+
+    Each categorical code has a column for each category, and `number` rows, each of one noise. Each continuous code is
+    taken from -2 to 2, in a row for each category of the first categorical code. All other parts of the latent stay as
+    they are, continuous codes at 0. Raises `Refused` if the model has no codes.
+    """
+    codes = getattr(opened.model, "latent_codes", ())
+    if not codes:
+        raise Refused(f"{opened.run.config.recipe} has no codes to change.")
+    drawn = random_latents(opened.model, Noise(range(seed, seed + number))).numpy()
+    for code in codes:
+        if code.size == 1:
+            drawn[:, code.start] = 0
+    categorical = [code for code in codes if code.size > 1]
+    sheets = []
+    for code in categorical:
+        latents = np.repeat(drawn[:, None], code.size, 1)
+        latents[:, :, code.start : code.start + code.size] = np.eye(code.size)
+        rows = [f"{code.name}, noise {seed + row}" for row in range(number)]
+        columns = [str(place) for place in range(code.size)]
+        sheets.append(_code_sheet(opened, latents, rows, columns))
+    latents_of_codes, rows = [], []
+    for code in codes:
+        if code.size > 1:
+            continue
+        starts, names = drawn[:1], [code.name]
+        if categorical:
+            first = categorical[0]
+            starts = np.repeat(drawn[:1], first.size, 0)
+            starts[:, first.start : first.start + first.size] = np.eye(first.size)
+            names = [f"{code.name}, {first.name} {place}" for place in range(first.size)]
+        latents = np.repeat(starts[:, None], steps, 1)
+        latents[:, :, code.start] = np.linspace(-CODE_ENDS, CODE_ENDS, steps)
+        latents_of_codes.append(latents)
+        rows += names
+    if rows:
+        columns = [signed(value) for value in np.linspace(-CODE_ENDS, CODE_ENDS, steps)]
+        sheets.append(_code_sheet(opened, np.concatenate(latents_of_codes), rows, columns))
+    return sheets
+
+
+def _code_sheet(opened: Opened, latents: np.ndarray, rows: list[str], columns: list[str]) -> Walked:
+    return Walked(opened.decoded(latents.reshape(-1, latents.shape[2])), rows, columns)
 
 
 def labelled(opened: Opened, attribute: str | None) -> Dataset:

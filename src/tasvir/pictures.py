@@ -7,11 +7,16 @@ import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from tasvir.config import Refused
+
+if TYPE_CHECKING:
+    from tasvir.latent_space import Walked
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, least: int = 1) -> Image.Image:
@@ -58,6 +63,55 @@ def named_grid(
     for position, name in enumerate(columns):
         draw.text((left + 1 + (position + 0.5) * tile, top - 4), name, "black", font, anchor="ms")
     return canvas
+
+
+CAPTION = 14
+"""Height of the strip above a picture, in px, with its caption."""
+CAPTIONED = "tasvir captioned"
+"""Key of the text in a PNG that says how its captioned grid is laid out: px of a pixel, and rows of the strip."""
+
+
+def save_captioned(images: np.ndarray, captions: Sequence[str], columns: int, out: Path) -> None:
+    """A PNG grid, `columns` wide, with its caption above each picture; what is too long for a picture is cut short.
+
+    `report.sheets.cut` finds the pictures in it again.
+    """
+    factor = max(1, math.ceil(NAMED / images.shape[1]))
+    width = images.shape[2] * factor
+    strip = np.full((len(images), CAPTION, images.shape[2] * factor, images.shape[3]), 255, np.uint8)
+    images = np.concatenate([strip, images.repeat(factor, axis=1).repeat(factor, axis=2)], axis=1)
+    sheet, font = grid(images, columns), letters(CAPTION - 4)
+    draw = ImageDraw.Draw(sheet)
+    short = {caption: _fitting(caption, width, font) for caption in set(captions)}
+    for position, caption in enumerate(captions):
+        row, column = divmod(position, columns)
+        place = (2 + column * (width + 2) + width / 2, 2 + row * (images.shape[1] + 2) + CAPTION - 3)
+        draw.text(place, short[caption], "black", font, anchor="ms")
+    layout = PngInfo()
+    layout.add_text(CAPTIONED, f"{factor} {CAPTION}")
+    sheet.save(out, pnginfo=layout)
+
+
+def _fitting(caption: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As many letters of a caption as are at most so many px wide."""
+    for kept in range(len(caption), 0, -1):
+        short = caption if kept == len(caption) else f"{caption[:kept].rstrip()}…"
+        if font.getlength(short) <= width:
+            return short
+    return ""
+
+
+def sheets(
+    frames: np.ndarray, columns: int | None = None, rows: Sequence[str] = (), names: Sequence[str] = ()
+) -> np.ndarray:
+    """The pictures of each frame, [F,N,H,W,C], as one grid: [F,H',W',C] for a film. `rows` and `names` stand beside
+    the rows and above the columns.
+    """
+    if rows or names:
+        made = [named_grid(images, rows, names, columns or 0) for images in frames]
+    else:
+        made = [grid(images, columns, least=NAMED) for images in frames]
+    return np.stack([np.asarray(one).reshape(one.height, one.width, -1) for one in made])
 
 
 @lru_cache(8)
@@ -109,10 +163,11 @@ def write(
     classes: Sequence[str] = (),
     row_names: Sequence[str] = (),
     column_names: Sequence[str] = (),
+    rate: int = 10,
 ) -> str:
     """Write pictures by the ending of `out`: .png one grid, .npz arrays, .gif .webp .mp4 a film, else a folder.
 
-    Names stand beside the rows and above the columns of a grid.
+    Names stand beside the rows and above the columns of a grid. `rate` is the pictures a second of a film.
 
     Returns a sentence about what was written. Raises `Refused` if it cannot be.
     """
@@ -130,9 +185,9 @@ def write(
             write_arrays(out, {"images": images, **extra})
         elif kind in FILMS:
             frames = [to_pil(image) for image in images]
-            frames[0].save(out, FILMS[kind], save_all=True, append_images=frames[1:], duration=100, loop=0)
+            frames[0].save(out, FILMS[kind], save_all=True, append_images=frames[1:], duration=1000 // rate, loop=0)
         elif kind == ".mp4":
-            _write_mp4(images, out)
+            _write_mp4(images, out, rate)
         else:
             with (out / "index.csv").open("w", newline="") as file:
                 table = csv.writer(file)
@@ -142,6 +197,29 @@ def write(
                     to_pil(image).save(out / name)
                     label = "" if labels is None else (classes[labels[position]] if classes else labels[position])
                     table.writerow([name, label, "" if seeds is None else seeds[position]])
+    except OSError as error:
+        raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
+    return f"{len(images)} pictures of {images.shape[2]}×{images.shape[1]} px in {out}"
+
+
+def write_sheets(sheets: "Sequence[Walked]", out: Path) -> str:
+    """Named grids one below another in a .png; in any other form, all their pictures one after another.
+
+    Returns a sentence about what was written. Raises `Refused` if it cannot be.
+    """
+    images = np.concatenate([sheet.images for sheet in sheets])
+    if out.suffix.lower() != ".png":
+        return write(images, out)
+    drawn = [named_grid(sheet.images, sheet.rows, sheet.columns) for sheet in sheets]
+    gap = 2 * LETTERS
+    size = max(one.width for one in drawn), sum(one.height + gap for one in drawn) - gap
+    canvas, top = Image.new(drawn[0].mode, size, "white"), 0
+    for one in drawn:
+        canvas.paste(one, (size[0] - one.width, top))
+        top += one.height + gap
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        canvas.save(out)
     except OSError as error:
         raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
     return f"{len(images)} pictures of {images.shape[2]}×{images.shape[1]} px in {out}"
@@ -157,12 +235,12 @@ def write_arrays(out: Path, arrays: dict[str, np.ndarray]) -> None:
         raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
 
 
-def _write_mp4(images: np.ndarray, out: Path) -> None:
-    """A film of ten pictures a second, through ffmpeg; sides are made even, as its codec wants."""
+def _write_mp4(images: np.ndarray, out: Path, rate: int) -> None:
+    """A film of so many pictures a second, through ffmpeg; sides are made even, as its codec wants."""
     _, height, width, channels = images.shape
     layout = "gray" if channels == 1 else "rgb24"
     words = ["ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", layout, "-s", f"{width}x{height}"]
-    words += ["-r", "10", "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", str(out)]
+    words += ["-r", str(rate), "-i", "-", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", str(out)]
     done = subprocess.run(words, input=np.ascontiguousarray(images).tobytes(), capture_output=True, check=False)
     if done.returncode:
         raise Refused(f"ffmpeg could not write {out}: {done.stderr.decode(errors='replace').strip()[:200]}.")

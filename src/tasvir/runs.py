@@ -166,6 +166,19 @@ class Run:
         """What `--data` was, in one line."""
         return " ".join(self.config.data.source)
 
+    def unlike(self, pictures: Pictures) -> str:
+        """How pictures differ in kind from those that the run was trained on, in words; empty if they do not."""
+        then, now = self.pictures, pictures
+        found = []
+        if then.channels != now.channels:
+            found.append(f"they were in {_color(then)} and are in {_color(now)} now")
+        if len(then.classes) != len(now.classes):
+            found.append(f"they were of {_classes(then)} and are of {len(now.classes) or 'no'} now")
+        elif then.classes != now.classes:
+            new = ", ".join([name for name in now.classes if name not in then.classes][:5])
+            found.append(f"their {_classes(then)} are others now{new and f' ({new})'}")
+        return ", and ".join(found)
+
     @property
     def foundation(self) -> Path | None:
         """The folder of the run that this one stands on, which may be gone; None if it stands on nothing."""
@@ -311,6 +324,13 @@ class Run:
         name = Path(os.readlink(link)).name
         return next((found for found in self.checkpoints() if found.folder.name == name), None)
 
+    def better(self, step: int) -> str:
+        """A sentence where the checkpoint kept as best is another one than that of `step`, else nothing."""
+        best = self.best()
+        if best is None or best.step == step:
+            return ""
+        return f"These are of step {step}; the best by what was measured in training is step {best.step}: --step best."
+
     def keep_as_best(self, checkpoint: Checkpoint) -> None:
         """Let the link `best` name this checkpoint, which then stays."""
         partial = self.folder / ".best.partial"
@@ -398,6 +418,15 @@ def _foundation(plain: Any, what: str) -> Foundation:
         raise Refused(f"{what} names no recipe.")
     found = from_plain(plain, Foundation, what)
     return replace(found, model=from_plain(plain.get("model"), type(recipe(found.recipe).config), f"{what}, model"))
+
+
+def _color(pictures: Pictures) -> str:
+    return "grey" if pictures.channels == 1 else "colour"
+
+
+def _classes(pictures: Pictures) -> str:
+    count = len(pictures.classes)
+    return f"{count or 'no'} class{'' if count == 1 else 'es'}"
 
 
 def check_vacant(folder: Path, besides: str = "") -> None:

@@ -1,5 +1,6 @@
 """What a trained run draws: samples and reconstructions."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,8 @@ class Sample:
                 images, self.out, columns=columns, labels=labels, seeds=seeds, classes=classes, row_names=names
             )
         )
+        if self.step is None and (better := opened.run.better(opened.step)):
+            print(better, file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -8,43 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from tasvir.commands.words import Folder, Label, Number, Source, Step
-from tasvir.config import Count, Refused, Seed
+from tasvir.config import Count, Refused
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Steps = Annotated[int, tyro.conf.arg()]
 Prior = Literal["model", "mixture"]
-
-
-@dataclass(frozen=True)
-class Interpolate:
-    """Walk through the latent space: between pictures where the model encodes, else between random latents."""
-
-    run: Folder
-    pictures: Source = None
-    out: Path = Path("interpolation.png")
-    """x.png one row for each walk; x.gif, x.webp or x.mp4 all walks as a film; .npz; a folder."""
-    number: Number = 8
-    """Walks."""
-    steps: Steps = 10
-    """Pictures in each walk, its two ends included."""
-    path: Literal["linear", "spherical"] = "spherical"
-    """spherical keeps the length of a latent typical (Shoemake 1985)."""
-    label: Label = None
-    """Class to walk within, by name or number; left out, each class of held-out pictures in its turn."""
-    seed: Seed = 0
-    """Of the first random latent, where the model does not encode."""
-    step: Step = None
-
-    def __call__(self) -> None:
-        from tasvir import drawing, pictures
-
-        _check_steps(self.steps)
-        pictures.check_out(self.out)
-        opened = drawing.Opened(self.run, "decode", self.step)
-        walks = opened.walks(self.pictures, self.number, self.steps, self.path, self.seed, self.label)
-        print(pictures.write(walks, self.out, columns=self.steps))
 
 
 @dataclass(frozen=True)
@@ -73,7 +43,8 @@ class Traverse:
     """A picture (the run's first held-out one if none is named) with one latent dimension changed at a time.
 
     A row for each dimension, those that tell most first: by their KL divergence from the prior, else by the variance
-    of the encodings.
+    of the encodings. Of a model with codes (infogan), random latents with one code changed at a time: every category,
+    and continuous codes from -2 to 2.
     """
 
     run: Folder
@@ -81,7 +52,7 @@ class Traverse:
     out: Path = Path("traversals.png")
     """x.png rows with their names; x.gif, x.webp or x.mp4 a film; .npz; a folder."""
     number: Number = 10
-    """Dimensions."""
+    """Dimensions; random latents, for models with codes."""
     steps: Steps = 9
     """Pictures of each."""
     along: Literal["deviations", "quantiles"] = "deviations"
@@ -95,7 +66,12 @@ class Traverse:
 
         _check_steps(self.steps)
         pictures.check_out(self.out)
-        opened = drawing.Opened(self.run, "encode", self.step)
+        opened = drawing.Opened(self.run, None, self.step)
+        if getattr(opened.model, "latent_codes", ()):
+            if self.pictures is not None or self.label is not None:
+                raise Refused("Codes are changed in random latents: leave pictures and --label out.")
+            print(pictures.write_sheets(latent_space.code_traversals(opened, self.number, self.steps), self.out))
+            return
         walked = latent_space.traversals(opened, self.pictures, self.number, self.steps, self.along, self.label)
         rows, columns = walked.rows, walked.columns
         said = pictures.write(walked.images, self.out, columns=self.steps, row_names=rows, column_names=columns)
@@ -270,9 +246,12 @@ class Decode:
     step: Step = None
 
     def __call__(self) -> None:
+        import torch
+
         from tasvir import drawing, pictures
         from tasvir.core import Decodes, Tokenizes
         from tasvir.encoded import read_encoded
+        from tasvir.spaces import has_styles, space_of
 
         pictures.check_out(self.out)
         opened = drawing.Opened(self.run, None, self.step)
@@ -280,8 +259,11 @@ class Decode:
         if not isinstance(model, Tokenizes):
             opened.require("decode")
         size = model.latent_size if isinstance(model, Decodes) else None
-        found = read_encoded(self.latents, size, model.grids if isinstance(model, Tokenizes) else (), classes)
-        if found.latents is None:
+        grids = model.grids if isinstance(model, Tokenizes) else ()
+        found = read_encoded(self.latents, size, grids, classes, has_styles(model))
+        if found.latents is None and found.w is not None:
+            images = opened.pictured(space_of(model, opened.run.config.recipe, "w"), torch.from_numpy(found.w))
+        elif found.latents is None:
             assert found.codes is not None
             if self.label is not None:
                 raise Refused(f"{self.latents} has codes, which are decoded without a class; leave --label out.")

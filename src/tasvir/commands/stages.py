@@ -33,6 +33,9 @@ def built(run: "Run", section: str = "train") -> "Model":
         raise Refused(
             f"{run.config.recipe} cannot be built with these settings: {str(error).splitlines()[0]}"
         ) from None
+    if run.config.data.labelled is not None and not model.few_labels:
+        why = "needs the class of every picture" if "labels" in model.needs or model.conditional else "uses no classes"
+        raise Refused(f"{run.config.recipe} {why}, so --data.labelled has no meaning; leave it out.")
     size = run.config.train.batch_size
     if size == 1 and any(isinstance(layer, torch.nn.BatchNorm1d) for layer in model.modules()):
         raise Refused(f"--{section}.batch-size is 1; {run.config.recipe} has batch norm and needs at least 2.")
@@ -124,9 +127,19 @@ def _standing(run: "Run") -> "Run":
 
 
 def _watch(run: "Run", dataset: "Dataset") -> Callable[[int], list[str]] | None:
-    """What measures the run while it is trained, if that was asked for. Raises `Refused` if it cannot be."""
+    """What measures the run while it is trained, if that was asked for or is the recipe's habit.
+
+    Raises `Refused` if it was asked for and cannot be done.
+    """
     if not run.config.train.evaluate_every:
         return None
-    from tasvir.metrics.watch import Watch
+    from tasvir.metrics.watch import Watch, is_habit
 
-    return Watch(run, dataset)
+    try:
+        return Watch(run, dataset)
+    except Refused as error:
+        if not is_habit(run):
+            raise
+        why = str(error).splitlines()[0].rstrip(".")
+        print(f"No best checkpoint will be kept: {why}.", file=sys.stderr)
+        return None

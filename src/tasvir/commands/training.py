@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from tasvir.cli import parse
+from tasvir.commands.fitting import check_pictures, few_pictures
 from tasvir.commands.stages import built, steps_done, train_all
 from tasvir.commands.words import Folder
 from tasvir.config import Count, CountOrZero, DataConfig, Foundation, Pictures, Refused, RunConfig, Seed, TrainConfig
@@ -94,9 +95,7 @@ class Train:
         dataset = load(data, lambda native: _fitting_size(kind, native))
         if processes.is_writer():
             processes.wait()
-        lacks = kind.lacks(dataset.pictures)
-        if lacks is not None:
-            raise Refused(f"{self.recipe} {lacks}.")
+        check_pictures(self.recipe, dataset.pictures)
         if below is not None and _shape(below.pictures) != _shape(dataset.pictures):
             raise Refused(
                 f"{self.on} was trained on pictures of {_shape_words(below.pictures)}, and these are of "
@@ -106,16 +105,15 @@ class Train:
         stages = [(run, built(run))]
         if run.config.foundation is not None and below is None:
             nested = replace(run, folder=out / FOUNDATION, config=self._first_config(data, run.config.foundation))
-            lacks = recipe(nested.config.recipe).model.lacks(dataset.pictures)
-            if lacks is not None:
-                raise Refused(f"{nested.config.recipe} {lacks}.")
+            check_pictures(nested.config.recipe, dataset.pictures)
             stages.insert(0, (nested, built(nested, "first.train")))
+        notes = [*dataset.notes, *filter(None, [few_pictures(*stage, dataset) for stage in stages])]
 
         def begin() -> None:
             check_vacant(out, besides=FOUNDATION if len(stages) > 1 else "")
             for stage, _ in stages:  # the last one's config last: with it the folder is a run
                 stage.create()
-            for note in dataset.notes:
+            for note in notes:
                 print(note, file=sys.stderr)
 
         return train_all(stages, dataset, begin)
@@ -276,8 +274,9 @@ class Resume:
             return 0
         dataset = load(replace(run.config.data, size=run.pictures.size))
         if dataset.pictures != run.pictures or dataset.changed_since(run.dataset):
+            unlike = run.unlike(dataset.pictures)
             raise Refused(
-                f"The pictures of {run.data_words} are not those the run was trained on.\n"
+                f"The pictures of {run.data_words} are not those the run was trained on{unlike and f': {unlike}'}.\n"
                 "Put them back as they were, or train anew."
             )
 

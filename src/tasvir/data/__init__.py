@@ -44,7 +44,7 @@ def _streamed(config: DataConfig, size: int) -> Dataset:
     from tasvir.data.first_look import open_stream
 
     usual = DataConfig()
-    for setting in ("limit", "fraction", "folders"):
+    for setting in ("limit", "fraction", "folders", "labelled"):
         if getattr(config, setting) != getattr(usual, setting):
             raise Refused(f"--data.{setting} does not go with streaming, which reads every shard; leave it out.")
     if config.layout not in ("auto", "shards") or config.derive == "edges":
@@ -86,6 +86,11 @@ def _with_settings(dataset: Dataset, config: DataConfig) -> Dataset:
     """The set with what is made of it in batches. Raises `Refused` where that cannot be."""
     pictures = dataset.pictures
     _check(config, pictures.size, pictures.channels)
+    if config.labelled is not None and config.labelled < len(pictures.classes):
+        raise Refused(
+            f"--data.labelled is {config.labelled}, and there are {len(pictures.classes)} classes: one picture at "
+            "least of each must keep its class."
+        )
     if config.derive != "none":
         from tasvir.data.derive import source_shape
 

@@ -21,10 +21,11 @@ LARGE = 1 << 16
 """Values of a picture from which it is worth a copy of its own."""
 BLOCK = 256
 """Pictures that are copied at a time."""
-SHUFFLE, SHUFFLE_SOURCES = 0, 7
+SHUFFLE, SHUFFLE_SOURCES, SHUFFLE_LABELLED, LABELLED = 0, 7, 8, 9
 """Streams of random numbers; 1 to 6 belong to augmentation and derivation."""
 OTHER_SEED = 0x9E3779B97F4A7C15
-"""What is added to the seed for the sources of unmatched sets, so that they are augmented on their own."""
+"""What is added to the seed for the sources of unmatched sets, so that they are augmented on their own; twice for the
+pictures that keep their class."""
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -60,6 +61,20 @@ def pictures_of(
     elif _is_derived(dataset.settings):
         source = _derived(dataset.settings, image)
     return Batch(image, label, source)
+
+
+def labelled_places(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Which of the pictures with these classes [N] keep theirs, ascending: `number` of them, or all if there are fewer.
+
+    Every class has as many as any other, or all that there are of it, and one more or less where that must be.
+    """
+    order = np.random.default_rng((LABELLED, seed)).permutation(len(labels))
+    own = labels[order]
+    turn = np.empty(len(own), np.int64)  # each picture's place among those of its class
+    for one in np.unique(own):
+        members = np.flatnonzero(own == one)
+        turn[members] = np.arange(len(members))
+    return np.sort(order[np.argsort(turn, kind="stable")[:number]])
 
 
 def _is_derived(settings: DataConfig) -> bool:
@@ -173,6 +188,8 @@ class _Read:
     """[batch_size,H,W,C] uint8; or already [batch_size,C,H,W] float in [-1,1], where nothing moves them."""
     label: Tensor | None
     source: Tensor | None
+    labelled: tuple[Tensor, Tensor] | None = None
+    """8-bit pictures [batch_size,H,W,C] that keep their class, and that."""
 
 
 class Batches:
@@ -181,7 +198,7 @@ class Batches:
     The stream is one permutation of the training pictures after another. Step `s` takes the `batch_size * processes`
     pictures from position `s * batch_size * processes` on, and each rank its share: two processes together see what
     one with twice the batch sees, augmentation and dynamic binarization included. Sources of unmatched sets have a
-    stream of their own.
+    stream of their own, and so have the pictures that keep their class where only some do.
     """
 
     def __init__(
@@ -211,6 +228,10 @@ class Batches:
             self.sources = None if sources is None else _resident(sources, self.device)
         self.only_flip = only_flip and self.images is not None
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
+        self.labelled: np.ndarray | None = None
+        """[L] int64: which training pictures keep their class, where only some do."""
+        if self.settings.labelled is not None and self.split.labels is not None:
+            self.labelled = labelled_places(self.split.labels, self.settings.labelled, self.settings.choice_seed)
 
     def __getitem__(self, step: int) -> Batch:
         return self._finished(self._read(step), step)
@@ -239,6 +260,11 @@ class Batches:
             return self.indices(step)
         return self._shuffled(step, len(self.split.sources), SHUFFLE_SOURCES)
 
+    def labelled_indices(self, step: int) -> np.ndarray:
+        """[batch_size] int64: which of the training pictures that keep their class stand beside the batch."""
+        assert self.labelled is not None
+        return self.labelled[self._shuffled(step, len(self.labelled), SHUFFLE_LABELLED)]
+
     def _shuffled(self, step: int, count: int, stream: int) -> np.ndarray:
         first = (step * self.processes + self.rank) * self.batch_size
         positions = np.arange(first, first + self.batch_size)
@@ -263,12 +289,17 @@ class Batches:
     def _read(self, step: int) -> _Read:
         numbers = self.indices(step)
         labels = self.split.labels
-        label = None if labels is None else self._ready(labels[numbers])
+        label, known = None, None
+        if labels is not None and self.labelled is None:
+            label = self._ready(labels[numbers])
+        elif labels is not None:
+            few = self.labelled_indices(step)
+            known = self._ready(_gathered(self.shown, few)), self._ready(labels[few])
         if self.images is None:
             source = self.split.sources
             pixels = self._ready(_gathered(self.shown, numbers))
             beside = None if source is None else self._ready(_gathered(source, self.source_indices(step)))
-            return _Read(pixels, label, beside)
+            return _Read(pixels, label, beside, known)
         if self.only_flip:
             numbers = numbers + len(self.split) * self.draws(step).mirrored.numpy()
         still = (self.only_flip or not self.augmentation.moves) and self.split.grey is None
@@ -279,7 +310,7 @@ class Batches:
         beside = None
         if self.sources is not None:
             beside = self.sources.index_select(0, self._there(self.source_indices(step)))
-        return _Read(pixels, label, beside)
+        return _Read(pixels, label, beside, known)
 
     def _ready(self, values: np.ndarray) -> Tensor:
         """As a tensor on the CPU; in pinned memory if a GPU will copy it, so that nothing waits for the copy."""
@@ -311,7 +342,19 @@ class Batches:
         if self.split.prepared is not None:
             values = _gathered(self.split.prepared, self.indices(step))
             prepared = self._there(values if values.dtype.kind == "f" else values.astype(np.int64))
-        return Batch(image, label, source, prepared)
+        known = None if read.labelled is None else self._known(*read.labelled, step)
+        return Batch(image, label, source, prepared, known)
+
+    def _known(self, pixels: Tensor, label: Tensor, step: int) -> Batch:
+        """Pictures that keep their class, augmented and binarized on their own."""
+        seed, draws, chances = self.seed + 2 * OTHER_SEED, None, None
+        if self.augmentation.paints or self.augmentation.moves:
+            draws = self.draws(step, seed).to(self.device)
+        if draws is not None and self.only_flip:  # the others were mirrored as they were gathered
+            pixels = augment.geometry(self.augmentation, draws, pixels.to(self.device, non_blocking=True))
+        if self.split.grey is not None:
+            chances = binarizing.draws(pixels.shape[1:], seed, step, self.batch_size, self.rank)
+        return Batch(self._floats(pixels, draws, chances), label.to(self.device, non_blocking=True))
 
     def _floats(self, pixels: Tensor, draws: augment.Draws | None, chances: Tensor | None = None) -> Tensor:
         """[B,H,W,C] uint8 to [B,C,H,W] in [-1,1], augmented if there are draws, binarized if there are chances."""

@@ -32,6 +32,11 @@ class Game:
     weight_clip: float = 0.0
     gradient_penalty: float = 0.0
 
+    def middle(self, real: Tensor, fake: Tensor) -> Tensor | float:
+        """The score above which a picture is called real, of scores [B]: where the game has none, the middle between
+        the two means."""
+        return (real.mean() + fake.mean()) / 2 if self.threshold is None else self.threshold
+
 
 def _cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
     return softplus(-real).mean() + softplus(fake).mean()  # -log sigmoid(real) - log(1 - sigmoid(fake))
@@ -117,6 +122,18 @@ class GameConfig:
     def differentiates_twice(self) -> bool:
         return self.played().gradient_penalty > 0 or self.r1 > 0 or self.r2 > 0
 
+    @property
+    def penalizes_every_turn(self) -> bool:
+        return self.r1_every == 1 and (self.r1 > 0 or self.r2 > 0)
+
+    def penalties_of(self, real_score: Tensor, real: Tensor, fake_score: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """R1 and R2 with their weights, of scores [B] and the pictures [B,C,H,W] that they were computed from.
+
+        The pictures require gradients, and nothing was computed under autocast.
+        """
+        asked = {"r1": (self.r1, real_score, real), "r2": (self.r2, fake_score, fake)}
+        return {name: gamma * squared_gradient(score, image) for name, (gamma, score, image) in asked.items() if gamma}
+
     def penalties(self, step: int, score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """R1 and R2 with their weights, in a step in which they are due; `score` takes pictures [B,C,H,W] to [B]."""
         if step % self.r1_every:
@@ -145,7 +162,14 @@ def zero_centered_penalty(discriminator: Callable[[Tensor], Tensor], image: Tens
     Mescheder et al. 2018, arXiv 1801.04406, equations 9 and 10.
     """
     point = image.float().detach().requires_grad_()
-    return 0.5 * _input_gradient(discriminator, point).square().flatten(1).sum(1).mean()
+    with torch.autocast(point.device.type, enabled=False):
+        return squared_gradient(discriminator(point), point)
+
+
+def squared_gradient(score: Tensor, point: Tensor) -> Tensor:
+    """Half the mean of ‖∇D(x)‖², of scores [B] and the pictures [B,C,H,W] that they were computed from."""
+    (gradient,) = torch.autograd.grad(score.sum(), point, create_graph=True)
+    return 0.5 * gradient.square().flatten(1).sum(1).mean()
 
 
 def _input_gradient(discriminator: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:

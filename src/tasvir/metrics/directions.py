@@ -26,6 +26,9 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
     "classes": {
         "classification_accuracy": "higher",
         "label_agreement": "higher",
+        "test_accuracy": "higher",
+        "code_accuracy": "higher",
+        "code_agreement": "higher",
         "predicted_class_coverage": "higher",
         "rarest_class_share": "real",
         "nearest_class_accuracy": "higher",

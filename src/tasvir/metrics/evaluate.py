@@ -133,14 +133,14 @@ def of_pictures(
     return _measured(subject, rows, protocol, passport, generated, out, figures)
 
 
-def check(model: type[Model], dataset: Dataset, protocol: Protocol) -> None:
-    """Raise `Refused` if runs of a model on a set cannot be measured so; makes ready what measuring needs."""
+def check(model: type[Model], dataset: Dataset, protocol: Protocol, ready: bool = True) -> None:
+    """Raise `Refused` if runs of a model on a set cannot be measured so; makes `ready` what measuring needs."""
     given = given_by(model, dataset) | given_by_set(dataset)
     rows = _rows(protocol.metrics, given)
     _able(rows, given, model.__name__)
-    for name in rows:
+    for name in rows if ready else ():
         _make_ready(name)
-    if any(METRICS[name].features for name in rows):
+    if ready and any(METRICS[name].features for name in rows):
         protocol.extractor(dataset)
 
 
@@ -249,6 +249,8 @@ _LACKS = {
     "bound": "likelihood",
     "log_likelihood": "exact likelihood",
     "code_log_likelihood": "prior over codes",
+    "classify": "classes of its own",
+    "categorize": "categories of its own",
 }
 """What a subject may lack, in words."""
 

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from tasvir.metrics.features.extraction import channels_first
+from tasvir.metrics.features.pixels import flattened
 from tasvir.metrics.subject import Subject, chosen
 from tasvir.metrics.values import Value, bootstrap, of_share
 
@@ -101,3 +104,35 @@ def _votes(images: np.ndarray, known: np.ndarray, labels: np.ndarray, neighbours
 
 def _flat(images: np.ndarray) -> np.ndarray:
     return np.asarray(images).reshape(len(images), -1).astype(np.float32) / 255
+
+
+PIECE = 1 << 22
+"""Pixel values of known pictures that are compared at a time."""
+
+
+def nearest_pictures(images: np.ndarray, known: np.ndarray, number: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The known pictures nearest to each in pixels: distances and places [N,number], nearest first, both uint8
+    [·,H,W,C].
+
+    The distance is the root mean square of the differences of pixels in [0,1], in pictures that are averaged down to 64
+    px where they are larger. Read in pieces, so that memory does not grow with the known ones.
+    """
+    number = min(number, len(known))
+    ours = _pixels(images)
+    least, places = torch.full((len(ours), number), torch.inf), torch.zeros((len(ours), number), dtype=torch.int64)
+    step = max(1, PIECE // int(np.prod(known.shape[1:])))
+    for start in range(0, len(known), step):
+        theirs = _pixels(known[start : start + step])
+        squared = torch.addmm(theirs.square().sum(1), ours, theirs.T, alpha=-2) + ours.square().sum(1)[:, None]
+        found, here = squared.topk(min(number, len(theirs)), largest=False)
+        least, best = torch.cat([least, found], 1).topk(number, largest=False)
+        places = torch.cat([places, here + start], 1).gather(1, best)
+    chosen = [_pixels(known[row]) for row in places.numpy()]
+    exact = torch.stack([(one - row).double().square().mean(1).sqrt() for one, row in zip(ours, chosen, strict=True)])
+    exact, order = exact.sort(dim=1, stable=True)
+    return exact.numpy(), places.gather(1, order).numpy()
+
+
+def _pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [N,H,W,C] to float32 [N,D] in [0,1], averaged down where they are larger than 64 px."""
+    return flattened(channels_first(np.asarray(images), images.shape[-1]))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tasvir.core import Noise
-from tasvir.drawing import PATHS, random_latents
 from tasvir.metrics.perceptual import Network, color, lpips
 from tasvir.metrics.subject import Subject
 from tasvir.metrics.values import Value, bootstrap
+from tasvir.spaces import PATHS, random_latents
 
 MOST = 10_000
 """Paths that are measured at most."""

@@ -45,6 +45,10 @@ class Perceptual:
 
     @torch.no_grad()
     def __call__(self, made: Tensor, real: Tensor) -> Tensor:
+        return self.descended(made, real)
+
+    def descended(self, made: Tensor, real: Tensor) -> Tensor:
+        """The same, with gradients."""
         if self.resize(min(real.shape[-2:])) != "none":
             size = (ENLARGED, ENLARGED)
             made, real = (functional.interpolate(images, size, mode="bilinear") for images in (made, real))
@@ -83,6 +87,11 @@ def _place(network: Network) -> tuple[str, Path]:
 
     address = getattr(torchvision.models, NETWORKS[network][0]).DEFAULT.url
     return address, Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+
+
+def at_hand(network: Network) -> bool:
+    """Whether a network's weights lie where torchvision keeps them."""
+    return _place(network)[1].is_file()
 
 
 def _fetch(network: Network) -> None:

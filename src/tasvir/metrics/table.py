@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tasvir.metrics import (
+    classification,
     conditional,
     diversity,
     frechet,
@@ -89,6 +90,24 @@ METRICS: dict[str, Metric] = {
         ("samples", "asked", "labels"),
         ("classification_accuracy",),
         "what a classifier learns from samples alone",
+    ),
+    "test-accuracy": Metric(
+        classification.accuracy,
+        ("classify", "labels"),
+        ("test_accuracy",),
+        "how often the model itself tells the class of a held-out picture",
+    ),
+    "code-accuracy": Metric(
+        classification.code_accuracy,
+        ("categorize", "labels"),
+        ("code_accuracy",),
+        "whether categories found without labels are the classes",
+    ),
+    "code-agreement": Metric(
+        classification.code_agreement,
+        ("categorize", "samples", "labels"),
+        ("code_agreement",),
+        "whether the class that a category stands for is what a classifier sees",
     ),
     "ms-ssim-diversity": Metric(
         diversity.ms_ssim_diversity, ("samples",), ("ms_ssim_diversity",), "how alike two samples of one class are"

@@ -1,5 +1,7 @@
 """Measuring a run while it is trained, and keeping its best checkpoint."""
 
+import time
+from dataclasses import replace
 from typing import Any
 
 from tasvir.config import Refused
@@ -7,26 +9,46 @@ from tasvir.data import Dataset
 from tasvir.drawing import Opened
 from tasvir.metrics import evaluate
 from tasvir.metrics.directions import better, loss
+from tasvir.metrics.features import EXTRACTORS
 from tasvir.metrics.table import METRICS
 from tasvir.models import recipe
 from tasvir.runs import Run
 
 DRAWS = 5
 """Of the importance-weighted bound: to tell checkpoints apart, few are enough."""
+SHARE = 0.1
+"""Most of the time since the last measurement that one may take, where measuring is the recipe's habit."""
+FEWEST = 10
+"""Held-out pictures that the recipe's habit needs."""
+
+
+def is_habit(run: Run) -> bool:
+    """Whether a run is measured while it is trained because its recipe is, and not because someone asked for it."""
+    settings, habit = run.config.train, recipe(run.config.recipe).train
+    asked = settings.evaluate_metrics or settings.evaluate_features
+    return not asked and settings.evaluate_every == habit.evaluate_every
 
 
 class Watch:
-    """Called with the step of a checkpoint: measures it once, and lets `best` name it if none was better."""
+    """Called with the step of a checkpoint: measures it once, and lets `best` name it if none was better.
+
+    Where it is the recipe's habit and nobody asked (`usual`), nothing is made ready before the first measurement,
+    checkpoints between the first and the last are passed over while measuring takes more than `SHARE` of the time, and
+    it ends with the first measurement that cannot be made.
+    """
 
     def __init__(self, run: Run, dataset: Dataset):
         """Raises `Refused` at once for what could not be measured later, or would tell no better from worse."""
-        settings = run.config.train
+        settings, self.usual = run.config.train, is_habit(run)
+        self.over, self.took, self.ended = False, 0.0, 0.0
         self.run, self.dataset = run, dataset
         metrics = settings.evaluate_metrics or (recipe(run.config.recipe).best,)
         self.protocol = evaluate.Protocol(
             metrics, settings.evaluate_features, number=settings.evaluate_number, draws=DRAWS
         )
-        evaluate.check(recipe(run.config.recipe).model, dataset, self.protocol)
+        evaluate.check(recipe(run.config.recipe).model, dataset, self.protocol, ready=not self.usual)
+        if self.usual and len(dataset.test) < FEWEST:
+            raise Refused(f"there are {len(dataset.test) or 'no'} held-out pictures to measure with")
         self.decisive = metrics[0]
         number = METRICS[self.decisive].gives[0] if self.decisive in METRICS else self.decisive
         if better(number) is None:
@@ -38,13 +60,18 @@ class Watch:
         if step not in checkpoints:  # its last update was skipped
             return []
         found: list[dict[str, Any]] = []
-        if all(line["passport"]["step"] != step for line in self.lines()):
+        before = self.lines()
+        if all(line["passport"]["step"] != step for line in before) and not self._passed_over(step):
             opened = Opened(self.run, step=step)
             opened.dataset = self.dataset
+            began = time.monotonic()
             try:
-                found = evaluate.of_run(self.run.folder, self.protocol, opened=opened, training=True)
+                found = evaluate.of_run(self.run.folder, self._protocol(before), opened=opened, training=True)
             except (Refused, OSError) as error:  # training goes on
+                self.over = self.usual
                 return [f"Step {step} was not measured: {error}"]
+            self.ended = time.monotonic()
+            self.took = self.ended - began
         best = self.best()
         if best in checkpoints and self.run.best() != checkpoints[best]:
             self.run.keep_as_best(checkpoints[best])
@@ -52,6 +79,17 @@ class Watch:
             return []
         numbers = ", ".join(f"{line['metric']} {line['value']:.4g}" for line in found)
         return [f"Step {step}: {numbers}{' (the best so far)' if best == step else f'; best was step {best}'}."]
+
+    def _passed_over(self, step: int) -> bool:
+        """Whether the recipe's habit leaves this checkpoint out."""
+        hurried = time.monotonic() - self.ended < (1 / SHARE - 1) * self.took
+        return self.usual and (self.over or (hurried and step < self.run.config.train.steps))
+
+    def _protocol(self, before: list[dict[str, Any]]) -> evaluate.Protocol:
+        """In the features that the checkpoints before were measured in, also where others can be had by now."""
+        known = [line["passport"].get("extractor", "none") for line in before if self._decides(line["metric"])]
+        settled = known and known[0] in EXTRACTORS and self.protocol.features is None
+        return replace(self.protocol, features=known[0]) if settled else self.protocol
 
     def lines(self) -> list[dict[str, Any]]:
         """What was measured while training."""

@@ -34,6 +34,18 @@ RECIPES: dict[str, str] = {
     "lsgan": "adversarial.dcgan",
     "wgan": "adversarial.dcgan",
     "wgan-gp": "adversarial.dcgan",
+    "r3gan": "adversarial.r3gan",
+    "stylegan2": "adversarial.stylegan2",
+    "stylegan2-small": "adversarial.stylegan2",
+    "wgan-gp-resnet": "adversarial.wgan_gp_resnet",
+    "sngan": "adversarial.sngan",
+    "pd-gan": "adversarial.pd_gan",
+    "infogan": "adversarial.infogan",
+    "sgan": "adversarial.sgan",
+    "sgan-cifar10": "adversarial.sgan",
+    "cgan": "adversarial.cgan",
+    "cgan-cifar10": "adversarial.cgan",
+    "ac-gan": "adversarial.ac_gan",
 }
 
 

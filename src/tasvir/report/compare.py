@@ -80,6 +80,7 @@ def page_of(columns: Sequence[Column], out: Path) -> str:
             "step": f"step {count(story.step)} of {count(story.steps)}",
             "best": "" if story.best is None else f"best at step {count(story.best)}",
             "time": duration(story.seconds) + " of training" if story.seconds else "",
+            "verdict": page.verdict(story),
             "health": page.health(story),
             "command": story.run.command(),
         }

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasvir import density, latent_space
+from tasvir import density, latent_space, mixing
 from tasvir.report.charts import Chart, Line, count, number, scatter_of
 from tasvir.report.content import Content
 from tasvir.report.figures import AGGREGATE
@@ -25,9 +25,43 @@ def traversals(story: Story) -> Content:
     return Content("sheet", words, _named(walked, "A picture with single latent dimensions changed"))
 
 
+def categories(story: Story) -> Content | None:
+    return _of_codes(story, True, "A noise in every row and a category in every column: all else stays as it is.")
+
+
+def continuous_codes(story: Story) -> Content | None:
+    words = (
+        "One noise, a continuous code in every row from −2 to 2 (while training it is between −1 and 1), within each "
+        "category."
+    )
+    return _of_codes(story, False, words)
+
+
+def _of_codes(story: Story, categorical: bool, words: str) -> Content | None:
+    """The sheet of the first categorical code, or that of the continuous ones."""
+    sizes = [code.size > 1 for code in getattr(story.opened.model, "latent_codes", ())]
+    if categorical not in sizes:
+        return None
+    walked = latent_space.code_traversals(story.opened, 8, 9)[0 if categorical else -1]
+    return Content("sheet", words, _named(walked, "Pictures with one code changed at a time"))
+
+
 def _named(walked: latent_space.Walked, alt: str) -> dict[str, object]:
     sheet = Sheet(walked.images, len(walked.columns))
     return {"sheet": sheet, "alt": alt, "row_names": walked.rows, "column_names": walked.columns}
+
+
+def styles(story: Story) -> Content | None:
+    if not hasattr(story.opened.model, "styles"):
+        return None
+    seeds = range(FIRST_SEED, FIRST_SEED + 10)
+    found = mixing.table(story.opened, seeds[6:], seeds[:6], "coarse", None)
+    words = (
+        f"Coarse styles ({found.layers[0]} to {found.layers[1]} of {story.opened.model.styles}) of the pictures in the "
+        "first column, all others of those in the first row; the noise is the same in all."
+    )
+    sheet = Sheet(found.images, 7, lead=1)
+    return Content("sheet", words, {"sheet": sheet, "alt": "Pictures with the styles of two others"})
 
 
 def arithmetic(story: Story) -> Content | None:

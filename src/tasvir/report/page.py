@@ -14,6 +14,8 @@ from tasvir.report import charts, content, panels, sheets
 from tasvir.report.figures import PALETTE
 from tasvir.report.story import FAILURES, Story
 from tasvir.report.table import plain
+from tasvir.training.cures import cures
+from tasvir.training.verdict import PREFIX, TROUBLE, Referee
 
 BUDGET = 5_000_000
 """Bytes a page may have."""
@@ -35,8 +37,9 @@ def report(folders: tuple[Path, ...], out: Path) -> str:
         "title": f"{story.run.config.recipe} on {story.run.dataset.get('name', story.run.data_words)}",
         "story": story,
         "facts": [*facts(story), *foundation(story, out.parent)],
+        "verdict": verdict(story),
         "health": health(story),
-        "notes": [*filter(None, [unfinished(story)]), *story.notes],
+        "notes": [*filter(None, [unfinished(story), older(story)]), *story.notes],
         "pictures": list(zip(pictures, spans(len(pictures)), strict=True)),
         "others": beside([panel for panel in made if panel.group != "pictures"]),
     }
@@ -100,10 +103,34 @@ def foundation(story: Story, beside: Path) -> list[tuple[str, Any, Any]]:
     return [("stands on", name, f"{weights}, in {below.run}")]
 
 
+def verdict(story: Story) -> dict[str, Any] | None:
+    """How an adversarial training goes, since when, what usually helps, and what was said before; else None."""
+    referee = Referee.of(story.lines)
+    if referee.verdict is None:
+        return None
+    name, turns = referee.verdict.name, referee.history
+    return {
+        "name": name,
+        "kind": "bad" if name in TROUBLE else "good" if name == "healthy" else "open",
+        "why": referee.verdict.why,
+        "since": turns[-1][0],
+        "cures": cures(story.run, name),
+        "turns": [(step, said.name, said.name in TROUBLE) for step, said in turns] if len(turns) > 2 else [],
+    }
+
+
+def older(story: Story) -> str:
+    """A sentence where the newest checkpoint, which the page shows, is not the one kept as best."""
+    newest = story.run.checkpoints()
+    return story.run.better(newest[-1].step) if newest else ""
+
+
 def health(story: Story) -> list[tuple[str, str]]:
     """Sentences of trouble, each with its steps in words."""
     told = []
     for sentence, steps in story.health:
+        if sentence.startswith(PREFIX):  # a verdict, which is told by itself
+            continue
         at = ", ".join(charts.count(step) for step in steps[:6]) + (
             f" and {len(steps) - 6} more" if len(steps) > 6 else ""
         )

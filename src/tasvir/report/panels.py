@@ -160,18 +160,29 @@ def _far_apart(lines: list[Line]) -> bool:
     return len(typical) > 1 and max(typical) > 5 * min(typical)
 
 
+ACCURACY = ("accuracy of the discriminator", "share told apart")
+DIVERSITY = ("diversity", "of real pictures'")
 UNITS: dict[str, tuple[str, str]] = {
+    "real_accuracy": ACCURACY,
+    "fake_accuracy": ACCURACY,
+    "batch_diversity": DIVERSITY,
+    "sample_diversity": DIVERSITY,
     "gradient_norm": ("gradient norm", "norm"),
     "gradient_variance": ("variance of the encoder's gradient", "nats²"),
     "score": ("scores", "logit"),
-    "won": ("discriminator has won", "share of steps"),
+    "won": ("discriminator's loss near zero", "share of steps"),
+    "augmentation": ("adaptive augmentation", "probability"),
+    "overfitting": ("overfitting of the discriminator", "mean sign of real scores"),
     "active_units": ("active latent units", "units"),
     "kl_per_dimension": ("KL per latent dimension", "nats"),
-    "sample_diversity": ("diversity of samples", "of real pictures'"),
     "pictures_per_second": ("speed", "pictures/s"),
     "skipped": ("updates skipped", "in all"),
 }
-"""Ending of a watched value's name → title and unit of its chart."""
+"""Ending of a watched value's name → title and unit of its chart, in the order of the charts; others come between."""
+
+
+LAST = list(UNITS).index("pictures_per_second")
+"""Where charts of other values stand."""
 
 
 def title_and_unit(name: str) -> tuple[str, str]:
@@ -187,7 +198,9 @@ def watched(story: Story) -> Content | None:
     if not kinds:
         return None
     charts = []
-    for (title, unit), names in kinds.items():  # those of one kind share a chart
+    order = list(UNITS.values())
+    for title, unit in sorted(kinds, key=lambda kind: order.index(kind) if kind in order else LAST):
+        names = kinds[title, unit]  # those of one kind share a chart
         alike = len({name.rpartition("/")[2] for name in names}) < len(names)
         short = {name: name.rpartition("/")[0 if alike else 2].replace("_", " ") for name in names}
         charts.append(Chart(title, tuple(Line(short[name], *story.series[name]) for name in names), unit))
@@ -238,7 +251,10 @@ PANELS: tuple[Panel, ...] = (
     Panel("Manifold", ("decode",), manifold),
     Panel("Latent space", ("encode",), scatter),
     Panel("Interpolations", ("decode",), interpolations),
+    Panel("Style mixing", ("sample", "decode"), latents.styles),
     Panel("Traversals", ("encode", "decode"), latents.traversals),
+    Panel("Categories", ("decode", "categorize"), latents.categories),
+    Panel("Continuous codes", ("decode", "categorize"), latents.continuous_codes),
     Panel("Attribute arithmetic", ("encode", "decode"), latents.arithmetic),
     Panel("Own samples, reconstructed", ("sample", "reconstruct"), latents.own_samples),
     Panel("Nearest training pictures", (), nearest),

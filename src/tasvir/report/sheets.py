@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from tasvir.pictures import to_pil
+from tasvir.pictures import CAPTIONED, to_pil
 
 LARGEST = 1280
 """Width in px beyond which a sheet is reduced."""
@@ -64,22 +64,25 @@ LEVELS: tuple[tuple[float, int], ...] = (
 
 
 def cut(picture: Image.Image, size: int, group: int = 1) -> Sheet:
-    """The pictures of a grid that `tasvir.pictures.grid` made from pictures of `size` px, at their own size again.
+    """The pictures of a grid that `tasvir.pictures.grid` or `save_captioned` made from pictures of `size` px, at their
+    own size again.
 
     Raises `ValueError` if it is no such grid.
     """
-    gap, factor = 2, max(1, math.ceil(28 / size))
-    tile = size * factor
-    columns, rows = (picture.width - gap) // (tile + gap), (picture.height - gap) // (tile + gap)
+    captioned = picture.info.get(CAPTIONED)
+    factor, strip = map(int, captioned.split()) if captioned else (max(1, math.ceil(28 / size)), 0)
+    gap, tile = 2, size * factor
+    high = strip + tile
+    columns, rows = (picture.width - gap) // (tile + gap), (picture.height - gap) // (high + gap)
     if (
         columns * (tile + gap) + gap != picture.width
-        or rows * (tile + gap) + gap != picture.height
+        or rows * (high + gap) + gap != picture.height
         or not columns * rows
     ):
         raise ValueError(f"no grid of {tile} px pictures")
     values = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
     values = values.reshape(*values.shape[:2], -1)[gap:, gap:]
-    tiles = values.reshape(rows, tile + gap, columns, tile + gap, -1)[:, :tile:factor, :, :tile:factor]
+    tiles = values.reshape(rows, high + gap, columns, tile + gap, -1)[:, strip:high:factor, :, :tile:factor]
     return bounded(Sheet(tiles.swapaxes(1, 2).reshape(rows * columns, size, size, -1), columns, group))
 
 

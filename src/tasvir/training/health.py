@@ -1,4 +1,7 @@
-"""What goes wrong in training, noticed while it runs and said in words, with what to try."""
+"""What goes wrong in training, noticed while it runs and said in words, with what to try.
+
+How the two players of an adversarial training do is told by `verdict.py`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,13 +23,6 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(
-        "won",
-        lambda share: share > 0.9,
-        5,
-        "The discriminator has won: its loss has been near zero for long, so the generator learns nothing from it. "
-        "Try a lower --model.discriminator.learning-rate, --model.game.r1 1, or the game hinge or wasserstein-penalty.",
-    ),
-    Rule(
         "kl_per_dimension",
         lambda nats: nats < 1e-3,
         5,
@@ -43,8 +39,8 @@ RULES: tuple[Rule, ...] = (
         "sample_diversity",
         lambda ratio: ratio < 0.1,
         2,
-        "The samples are all alike (mode collapse): they differ by less than a tenth of what real pictures do. "
-        "Try a lower learning rate, another --model.game.name, or an earlier checkpoint.",
+        "The samples are all alike: they differ by less than a tenth of what real pictures do. "
+        "Try a lower learning rate, or an earlier checkpoint.",
     ),
     Rule(
         "skipped",

@@ -4,7 +4,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from tasvir.core import Model, Noise, Reconstructs, Samples
 from tasvir.data.batches import Batches, FromShards, pictures_of, stream, to_uint8
 from tasvir.runs import Run
 from tasvir.training import foundation, processes
+from tasvir.training.cures import cures, in_short
 from tasvir.training.health import Health, relative_diversity
 from tasvir.training.precision import autocast, choose_device
 from tasvir.training.progress import Reporter
 from tasvir.training.state import State, mixed_seed, summary
+from tasvir.training.verdict import TROUBLE, Referee, Verdict
 
 if TYPE_CHECKING:
     from tasvir.data import Dataset
@@ -181,17 +184,17 @@ class Keeper:
         self.test = dataset.test if len(dataset.test.images) else dataset.train
         self.held_out = pictures_of(dataset, self.test, range(min(16, len(self.test.images))), state.device)
         run.forget_after(state.step)
+        self.referee = Referee.of(run.lines())
         run.log({"step": state.step, "began": datetime.now(UTC).isoformat(timespec="seconds"), "on": machine(state)})
 
     def log(self, means: dict[str, float]) -> None:
         """One line of log.jsonl, the same to TensorBoard and the screen, and the health rules on it."""
         skipped = float(self.state.skipped)
-        speed = self.reporter.update(self.state.step, summary(means))
+        told, verdict = self._judged({"step": self.state.step, **means})
+        speed = self.reporter.update(self.state.step, summary(means), verdict)
         said = self.health.check({**means, "skipped": skipped})
         line = {"step": self.state.step, "pictures_per_second": round(speed, 2), **means, "skipped": skipped}
-        self.run.log({**line, **({"health": said} if said else {})})
-        for sentence in said:
-            self.reporter.say(sentence)
+        self._write(line, said, told, verdict)
         if self.run.config.train.tensorboard:
             for name, value in line.items():
                 if name != "step":
@@ -217,8 +220,7 @@ class Keeper:
             if isinstance(model, Samples):
                 seeds, label = self._shown()
                 drawn = to_uint8(model.sample(Noise(seeds), label))
-                columns = None if label is None else EACH
-                pictures.grid(drawn, columns, least=28).save(folder / f"{step:08d}.png")
+                self._save(drawn, label, folder / f"{step:08d}.png")
                 self._check_diversity(drawn)
             if isinstance(model, Reconstructs):
                 real, label = self.held_out.image, self.held_out.label
@@ -241,13 +243,37 @@ class Keeper:
         label = torch.arange(classes, device=self.state.device).repeat_interleave(EACH)
         return list(range(EACH)) * classes, label
 
+    def _save(self, drawn: np.ndarray, label: Tensor | None, file: Path) -> None:
+        """A grid, of a conditional model with the class above each picture."""
+        if label is None:
+            pictures.grid(drawn, least=28).save(file)
+        else:
+            names = [self.run.pictures.classes[one] for one in label.tolist()]
+            pictures.save_captioned(drawn, names, EACH, file)
+
     def _check_diversity(self, drawn: np.ndarray) -> None:
         if self.state.step and len(self.test.images) > 1:
             ratio = relative_diversity(drawn, np.asarray(self.test.images[:SHOWN]))
-            said = self.health.check({"sample_diversity": ratio})
-            self.run.log({"step": self.state.step, "sample_diversity": ratio, **({"health": said} if said else {})})
-            for sentence in said:
-                self.reporter.say(sentence)
+            line = {"step": self.state.step, "sample_diversity": ratio}
+            told, verdict = self._judged(line)
+            self._write(line, [] if verdict else self.health.check(line), told, verdict)
+
+    def _judged(self, line: dict[str, Any]) -> tuple[Verdict | None, str]:
+        """The verdict on an adversarial training, if this line changes it, and its name, if there is one."""
+        if self.referee.last > line["step"]:  # training went back to a checkpoint
+            self.referee = Referee.of(self.run.lines())
+        changed = self.referee.add(line)
+        return changed, self.referee.verdict.name if self.referee.verdict else ""
+
+    def _write(self, line: dict[str, Any], said: list[str], told: Verdict | None, verdict: str) -> None:
+        """Log a line, and say what has just become bad and how the verdict has changed."""
+        if told is not None and told.name in TROUBLE:
+            said = [*said, " ".join([str(told), *in_short(cures(self.run, told.name))])]
+        self.run.log(line | ({"verdict": verdict} if verdict else {}) | ({"health": said} if said else {}))
+        if told is not None and told.name == "healthy":
+            said = [*said, str(told)]
+        for sentence in said:
+            self.reporter.say(sentence)
 
     def _events(self):  # type: ignore[no-untyped-def]
         if self.events is None:

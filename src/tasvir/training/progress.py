@@ -23,14 +23,19 @@ class Reporter:
             self.task = self.bar.add_task("first step …", total=steps, completed=start)
             self.bar.start()
 
-    def update(self, step: int, values: Mapping[str, float]) -> float:
-        """After `step` steps, with the mean losses since the last call. Returns pictures per second since then."""
+    def update(self, step: int, values: Mapping[str, float], verdict: str = "") -> float:
+        """After `step` steps, with the mean losses since the last call, and how training goes in a word or two.
+
+        Returns pictures per second since then.
+        """
         now = time.monotonic()
         since, then = self.mark
         self.rate = (step - since) / max(now - then, 1e-9)
         self.mark = (step, now)
         left = (self.steps - step) / self.rate if self.rate > 0 else 0
-        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items()) + (
+            f"  {verdict}" if verdict else ""
+        )
         speed = f"{self.rate:.3g} steps/s  {self.rate * self.batch_size:.4g} pictures/s  {_duration(left)} left"
         if self.bar:
             self.bar.update(self.task, completed=step, description=f"step {step}/{self.steps}  {speed}\n{losses}")

@@ -30,12 +30,12 @@ def extractor(dataset: Dataset) -> Extractor:
     values = np.empty((len(places), side * side * channels), np.float32)
     for start in range(0, len(places), BATCH):
         part = slice(start, start + BATCH)
-        values[part] = _values(channels_first(images[places[part]], channels)).numpy()
+        values[part] = flattened(channels_first(images[places[part]], channels)).numpy()
     mean, components = principal_components(values, COMPONENTS)
     shift, matrix = torch.from_numpy(mean), torch.from_numpy(components.T.copy())
 
     def network(pictures: Tensor) -> tuple[Tensor, None]:
-        return (_values(pictures[:, :channels].cpu()) - shift) @ matrix, None
+        return (flattened(pictures[:, :channels].cpu()) - shift) @ matrix, None
 
     return Extractor(
         name="pixels",
@@ -59,7 +59,7 @@ def principal_components(values: np.ndarray, number: int) -> tuple[np.ndarray, n
     return found.mean_.astype(np.float32), found.components_.astype(np.float32)
 
 
-def _values(images: Tensor) -> Tensor:
+def flattened(images: Tensor) -> Tensor:
     """uint8 [N,C,H,W] to float32 [N,D] in [0,1], averaged down where they are larger than 64 px."""
     values = images.float() / 255
     if values.shape[-1] > LARGEST:

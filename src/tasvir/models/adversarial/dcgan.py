@@ -4,15 +4,15 @@ lsgan: Mao et al. 2017, arXiv 1611.04076. wgan: Arjovsky et al. 2017, arXiv 1701
 arXiv 1704.00028. The latent is normal here where the paper draws it uniformly (--model.noise uniform).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
 
-from tasvir.config import Count, OptimizerConfig, Pictures, Refused, TrainConfig
+from tasvir.config import Count, OptimizerConfig, Pictures, Refused
 from tasvir.core import Recipe, measured
 from tasvir.losses.games import GameConfig
-from tasvir.models.adversarial.gan import GAN, MNIST, AdversarialConfig
+from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, MNIST, AdversarialConfig
 from tasvir.nn.convolutional import NORMS, halvings
 
 
@@ -32,8 +32,6 @@ class DCGAN(GAN):
         return size in (8, 16, 32, 64, 128, 256, 28, 56)
 
     def networks(self, config: DCGANConfig, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
-        if config.discriminator_norm == "batch" and config.game.played().gradient_penalty:
-            raise Refused("A gradient penalty is of single pictures: --model.discriminator-norm must be layer or none.")
         generator, discriminator = (
             convolutional_generator(config, pictures),
             convolutional_discriminator(config, pictures),
@@ -41,6 +39,14 @@ class DCGAN(GAN):
         for network in (generator, discriminator):
             network.apply(initialize)
         return generator, discriminator
+
+
+def discriminator_norm(config: DCGANConfig) -> str:
+    """The row of `NORMS` for the discriminator. Raises `Refused` for batch norm where there is a gradient penalty."""
+    penalized = config.game.played().gradient_penalty > 0
+    if config.discriminator_norm == "batch" and penalized:
+        raise Refused("A gradient penalty is of single pictures: --model.discriminator-norm must be layer or none.")
+    return config.discriminator_norm or ("layer" if penalized else "batch")
 
 
 def stages(config: DCGANConfig, pictures: Pictures) -> tuple[list[int], list[int]]:
@@ -65,7 +71,7 @@ def convolutional_generator(config: DCGANConfig, pictures: Pictures) -> nn.Modul
 def convolutional_discriminator(config: DCGANConfig, pictures: Pictures) -> nn.Module:
     """[B,C,S,S] → scores [B]; every layer halves the size down to 4×4. No norm on the first layer, as published."""
     sizes, widths = stages(config, pictures)
-    norm = config.discriminator_norm or ("layer" if config.game.played().gradient_penalty else "batch")
+    norm = discriminator_norm(config)
     layers: list[nn.Module] = []
     before = pictures.channels
     for size, after in zip(sizes[:0:-1], widths[::-1], strict=True):
@@ -89,7 +95,7 @@ DCGAN_RECIPE = Recipe(
     model=DCGAN,
     config=DCGANConfig(),
     tiny=DCGANConfig(latent_size=4, width=16),
-    train=TrainConfig(steps=10_000),
+    train=replace(ADVERSARIAL, steps=10_000),
     expect=measured(
         "tasvir train dcgan --data mnist --model.width 256 --train.steps 6000",
         MNIST,

@@ -1,16 +1,20 @@
 """Generative adversarial nets (Goodfellow et al. 2014, arXiv 1406.2661), dense layers, any game of the table."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from tasvir.config import Count, OptimizerConfig, Pictures, Refused, TrainConfig
 from tasvir.core import Batch, Model, Noise, NoiseKind, Player, Recipe, Turn, draw_noise, measured, truncated
 from tasvir.losses.games import Game, GameConfig, clip_weights, gradient_penalty
 from tasvir.nn.augmentation import Augment, AugmentConfig
+
+ADVERSARIAL = TrainConfig(evaluate_every=2_000, evaluate_number=1_000)
+"""How adversarial recipes are trained: such training may get worse again, so the best checkpoint is kept besides."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,12 @@ class GAN(Model):
         """Scores [B] float32 of pictures [B,C,S,S], and what else the discriminator says of them."""
         return (self.discriminator(image) if label is None else self.discriminator(image, label)).float(), None
 
+    def judge_both(
+        self, real: Tensor, fake: Tensor, label: Tensor | None
+    ) -> tuple[tuple[Tensor, Any], tuple[Tensor, Any]]:
+        """What `judge` says of real and of generated pictures, the classes [B] of both being the same."""
+        return self.judge(real, label), self.judge(fake, label)
+
     def further(
         self, player: str, latent: Tensor, label: Tensor | None, fake_said: Any, real_said: Any
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -89,20 +99,25 @@ class GAN(Model):
             fake = self.generate(latent, told)
 
         real_seen, fake_seen = self.augment(real), self.augment(fake.detach())
-        real_score, real_said = self.judge(real_seen, told)
-        fake_score, fake_said = self.judge(fake_seen, told)
+        if config.penalizes_every_turn:  # then the penalties are of these scores, in float32
+            real_seen, fake_seen = (image.float().detach().requires_grad_() for image in (real_seen, fake_seen))
+        kind = real.device.type
+        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not config.penalizes_every_turn):
+            (real_score, real_said), (fake_score, fake_said) = self.judge_both(real_seen, fake_seen, told)
         terms = {"game": game.discriminator(real_score, fake_score)}
         further, watch = self.further("discriminator", latent, batch.label, fake_said, real_said)
-        watch = {**watched(game, real_score, fake_score), **variety(fake, real), **watch}
+        diversity = variety(fake, real, told, len(self.pictures.classes))
+        watch = {**watched(game, real_score, fake_score), **diversity, **watch}
 
         def score(image: Tensor) -> Tensor:
             return self.judge(image, told)[0]
 
         if game.gradient_penalty:
             terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(score, real_seen, fake_seen)
-        if config.r1_every == 1:
-            terms |= config.penalties(step, score, real_seen, fake_seen)
-        yield Turn("discriminator", {**terms, **further}, {**watch, **self.augment.adapted(real_score, len(batch))})
+        if config.penalizes_every_turn:
+            terms |= config.penalties_of(real_score, real_seen, fake_score, fake_seen)
+        watch |= self.augment.adapted(real_score - game.middle(real_score, fake_score), len(batch))
+        yield Turn("discriminator", {**terms, **further}, watch)
 
         if config.r1_every > 1 and (late := config.penalties(step, score, real_seen, fake_seen)):
             yield Turn("discriminator", late)
@@ -122,6 +137,10 @@ class GAN(Model):
         """[N,D], as `decode` takes them."""
         return noise.draw(self.latent_size, device=self.device, usual=self.config.noise)
 
+    def truncate(self, latent: Tensor, bound: float) -> Tensor:
+        """Latents [N,D] with the normal part of each within ± `bound`."""
+        return truncated(latent, bound)
+
     def decode(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         """Of class 0, where the model is conditional and none is told."""
         if not self.conditional:
@@ -136,7 +155,7 @@ class GAN(Model):
         if truncation is not None:
             if (noise.kind or self.config.noise) != "normal":
                 raise Refused("Truncation is of normal noise: leave --truncation out, or take --noise normal.")
-            latent = truncated(latent, truncation)
+            latent = self.truncate(latent, truncation)
         if not self.conditional:
             return self.decode(latent)
         return self.decode(latent, self.draw_classes(noise) if label is None else label)
@@ -148,7 +167,7 @@ def watched(game: Game, real_score: Tensor, fake_score: Tensor) -> dict[str, Ten
     Where only differences of scores mean anything, pictures are told apart by the middle between the two means.
     """
     real, fake = real_score.detach(), fake_score.detach()
-    middle = (real.mean() + fake.mean()) / 2 if game.threshold is None else game.threshold
+    middle = game.middle(real, fake)
     watch = {
         "real_score": real.mean(),
         "fake_score": fake.mean(),
@@ -161,15 +180,25 @@ def watched(game: Game, real_score: Tensor, fake_score: Tensor) -> dict[str, Ten
 
 
 @torch.no_grad()
-def variety(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+def variety(fake: Tensor, real: Tensor, label: Tensor | None = None, classes: int = 1) -> dict[str, Tensor]:
     """`batch_diversity`: how much generated pictures [B,C,S,S] differ within a batch, against how much real ones do.
 
-    The root mean square of the distance between two pictures, over the same of real ones: 0 if all are alike.
+    The root mean square of the distance between two pictures, over the same of real ones: 0 if all are alike. With
+    `label` [B], of pictures of one class, because a generator that draws one picture of each class is no better; not a
+    number where no class has two.
     """
     if len(fake) < 2:
         return {}
-    made, usual = (image.float().var(0).mean() for image in (fake, real))
+    group = fake.new_ones(len(fake), 1, dtype=torch.float32) if label is None else one_hot(label, classes).float()
+    made, usual = (_within(image.float().flatten(1), group) for image in (fake, real))
     return {"batch_diversity": (made / usual.clamp_min(1e-12)).sqrt()}
+
+
+def _within(values: Tensor, group: Tensor) -> Tensor:
+    """The mean over columns of the variance of values [B,D] within groups, of which each has a column of [B,K]."""
+    counts = group.sum(0)
+    between = ((group.T @ values).square().sum(1) / counts.clamp_min(1)).sum()
+    return (values.square().sum() - between).clamp_min(0) / (len(values) - (counts > 0).sum()) / values.shape[1]
 
 
 def dense_generator(config: GANConfig, pictures: Pictures) -> nn.Module:
@@ -206,7 +235,7 @@ RECIPES = {
         model=GAN,
         config=GANConfig(),
         tiny=GANConfig(latent_size=4, widths=(8, 8)),
-        train=TrainConfig(steps=20_000),
+        train=replace(ADVERSARIAL, steps=20_000),
         expect=measured(
             "tasvir train gan --data mnist --train.steps 12000",
             MNIST,

@@ -1,0 +1,109 @@
+"""Conditional generative adversarial nets (Mirza and Osindero 2014, arXiv 1411.1784), with convolutions.
+
+The class is joined to the noise and, in the discriminator, to the features of the picture, as in figure 1 there; the
+networks are those of Radford, Metz and Chintala 2016 (arXiv 1511.06434) with dense layers where the class comes in.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from tasvir.config import Count, OptimizerConfig, Pictures
+from tasvir.core import Recipe
+from tasvir.models.adversarial.dcgan import DCGAN, DCGANConfig, discriminator_norm, initialize
+from tasvir.models.adversarial.gan import ADVERSARIAL
+from tasvir.nn.classes import joined
+from tasvir.nn.convolutional import NORMS, halvings
+
+
+@dataclass(frozen=True)
+class CGANConfig(DCGANConfig):
+    width: Count = 512
+    """Channels of the smallest maps, where both networks are widest; each doubling of the size halves them."""
+    smallest: Literal[2, 4] = 4
+    """Height and width of the smallest maps in px."""
+    hidden: Count = 512
+    """Units of the discriminator's dense layer, which sees a picture's features and its class."""
+
+
+class CGAN(DCGAN):
+    needs = ("labels",)
+    conditional = True
+
+    def networks(self, config: Any, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
+        """The generator, [B,D] and classes [B] → [B,C,S,S], and the discriminator, [B,C,S,S] and [B] → scores [B]."""
+        return Generator(config, pictures).apply(initialize), Discriminator(config, pictures).apply(initialize)
+
+
+class Generator(nn.Module):
+    """[B,D] and classes [B] → [B,C,S,S] in [-1,1]; a dense layer, then every layer doubles the size."""
+
+    def __init__(self, config: CGANConfig, pictures: Pictures):
+        super().__init__()
+        self.classes = len(pictures.classes)
+        sizes, widths = stages(config, pictures)
+        shape = (widths[0], sizes[0], sizes[0])
+        layers: list[nn.Module] = [
+            nn.Linear(config.latent_size + self.classes, widths[0] * sizes[0] ** 2, bias=False),
+            nn.Unflatten(1, shape),
+        ]
+        for size, before, after in zip(sizes[1:], widths, [*widths[1:], pictures.channels], strict=True):
+            layers += [nn.BatchNorm2d(before), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [nn.ConvTranspose2d(before, after, 4 - size % 2, stride=2, padding=1, bias=False)]
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+
+    def forward(self, latent: Tensor, label: Tensor) -> Tensor:
+        return self.layers(joined(latent, label, self.classes))
+
+
+class Discriminator(nn.Module):
+    """[B,C,S,S] and classes [B] → scores [B]; every layer halves the size. No norm on the first layer."""
+
+    def __init__(self, config: CGANConfig, pictures: Pictures):
+        super().__init__()
+        self.classes = len(pictures.classes)
+        sizes, widths = stages(config, pictures)
+        norm, before = discriminator_norm(config), pictures.channels
+        layers: list[nn.Module] = []
+        for size, after in zip(sizes[:0:-1], widths[::-1], strict=True):
+            layers += [nn.Conv2d(before, after, 4 - size % 2, stride=2, padding=1, bias=False)]
+            layers += [NORMS[norm](after)] if layers[1:] else []
+            layers += [nn.LeakyReLU(0.2, inplace=True)]
+            before = after
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.dense = nn.Linear(before * sizes[0] ** 2 + self.classes, config.hidden)
+        self.score = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), nn.Linear(config.hidden, 1), nn.Flatten(0))
+
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        return self.score(self.dense(joined(self.features(image), label, self.classes)))
+
+
+def stages(config: CGANConfig, pictures: Pictures) -> tuple[list[int], list[int]]:
+    """Picture sizes from the smallest maps up, and the channels at each size but the last."""
+    sizes = halvings(pictures.size, config.smallest)[::-1]
+    return sizes, [max(1, config.width >> doubling) for doubling in range(len(sizes) - 1)]
+
+
+def _rate(learning_rate: float) -> OptimizerConfig:
+    return OptimizerConfig(learning_rate=learning_rate, betas=(0.5, 0.999))
+
+
+CGAN_RECIPE = Recipe(
+    summary="Conditional GAN: draws pictures of a class that is asked for.",
+    model=CGAN,
+    config=CGANConfig(),
+    tiny=CGANConfig(latent_size=4, width=16, hidden=8),
+    train=replace(ADVERSARIAL, steps=10_000),
+)
+
+RECIPES = {
+    "cgan": CGAN_RECIPE,
+    "cgan-cifar10": CGAN_RECIPE.preset(
+        "Conditional GAN from 2×2×512 up, the generator learning twice as fast; for pictures of 32 px.",
+        smallest=2,
+        generator=_rate(4e-4),
+        discriminator=_rate(2e-4),
+        train={"steps": 50_000, "batch_size": 64},
+    ),
+}

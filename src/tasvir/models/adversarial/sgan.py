@@ -1,0 +1,225 @@
+"""Semi-supervised GAN: a discriminator that tells K classes and generated pictures apart, from few labels.
+
+Salimans et al. 2016, arXiv 1606.03498, section 5 (and feature matching, section 3.1); Odena 2016, arXiv 1606.01583.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrizations import weight_norm
+
+from tasvir.config import Count, DataConfig, Fraction, NonNegative, OptimizerConfig, Pictures
+from tasvir.core import Batch, Recipe, Turn
+from tasvir.losses.games import clip_weights, gradient_penalty
+from tasvir.models.adversarial.dcgan import DCGAN, DCGANConfig, convolutional_generator, initialize
+from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, AdversarialConfig, variety, watched
+from tasvir.nn.noisy import GaussianNoise, PlainDropout
+
+
+@dataclass(frozen=True)
+class SGANConfig(AdversarialConfig):
+    network: Literal["dense", "convolutional"] = "dense"
+    """dense with noise in every layer, the paper's for MNIST; or convolutional with dropout, as for CIFAR-10."""
+    widths: tuple[Count, ...] = (1000, 500, 250, 250, 250)
+    """Units of the dense discriminator's hidden layers."""
+    generator_widths: tuple[Count, ...] = (500, 500)
+    """Units of the dense generator's hidden layers."""
+    width: Count = 96
+    """Channels of the convolutional discriminator at first, twice as many later; the generator has 4 times as many at
+    4×4 px, and half at each doubling."""
+    noise_in: NonNegative = 0.3
+    """Deviation of the noise that the dense discriminator adds to pictures, whose values it takes from 0 to 1."""
+    noise_between: NonNegative = 0.5
+    """Deviation of the noise that it adds to hidden layers."""
+    dropout: Fraction = 0.5
+    """Of the convolutional discriminator; pictures have 0.4 of it."""
+    unsupervised: NonNegative = 1.0
+    """Weight of the discriminator's game beside the classes of labelled pictures."""
+    matching: Literal["features", "game"] = "features"
+    """What the generator descends: the distance of mean features (section 3.1), or the game's own loss."""
+    generator: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, betas=(0.5, 0.999))
+    discriminator: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, betas=(0.5, 0.999))
+
+
+class Classifier(nn.Module):
+    """Pictures [B,C,S,S] to logits of the classes [B,K], and to the features before them."""
+
+    def __init__(self, trunk: nn.Module, noise: nn.Module, last: nn.Module):
+        super().__init__()
+        self.trunk, self.noise, self.last = trunk, noise, last
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(image)
+        return self.last(self.noise(features)), features
+
+
+class SGAN(GAN):
+    sizes = DCGAN.sizes
+    needs = ("labels",)
+    few_labels = True
+
+    @staticmethod
+    def accepts(size: int) -> bool:
+        return DCGAN.accepts(size)
+
+    def networks(self, config: SGANConfig, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
+        make_generator, make_discriminator = NETWORKS[config.network]
+        return make_generator(config, pictures), make_discriminator(config, pictures)
+
+    def judge(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Scores [B] of pictures, and (logits [B,K], features [B,F]), all float32.
+
+        The logit of "generated" is fixed at 0, so D(x) = Z/(Z+1) with Z the sum of the exponentials of the others
+        (section 5): its logit is log Z.
+        """
+        logits, features = self.discriminator(image)
+        return logits.float().logsumexp(1), (logits.float(), features.float())
+
+    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        real, game, config = batch.image, self.game, self.config.game
+        known = batch if batch.labelled is None else batch.labelled
+        assert known.label is not None
+        generators_turn = (step + 1) % game.discriminator_steps == 0
+        latent = self.draw(len(batch))
+        with torch.set_grad_enabled(generators_turn):
+            fake = self.generate(latent)
+
+        real_seen, fake_seen, known_seen = (self.augment(image) for image in (real, fake.detach(), known.image))
+        logits = self.judge(torch.cat([real_seen, fake_seen, known_seen]))[1][0]
+        real_score, fake_score, _ = logits.logsumexp(1).split([len(real), len(fake), len(known)])
+        logits = logits[len(real) + len(fake) :]
+        terms = {
+            "classes": cross_entropy(logits, known.label),
+            "game": self.config.unsupervised * game.discriminator(real_score, fake_score),
+        }
+        watch = {**watched(game, real_score, fake_score), **variety(fake, real)}
+        watch["labelled_accuracy"] = (logits.detach().argmax(1) == known.label).float().mean()
+
+        def score(image: Tensor) -> Tensor:
+            return self.judge(image)[0]
+
+        if game.gradient_penalty:
+            terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(score, real_seen, fake_seen)
+        if config.r1_every == 1:
+            terms |= config.penalties(step, score, real_seen, fake_seen)
+        yield Turn("discriminator", terms, {**watch, **self.augment.adapted(real_score, len(batch))})
+
+        if config.r1_every > 1 and (late := config.penalties(step, score, real_seen, fake_seen)):
+            yield Turn("discriminator", late)
+        if game.weight_clip:
+            clip_weights(self.discriminator, game.weight_clip)
+        if generators_turn:
+            with torch.no_grad():
+                real_score, (_, real_features) = self.judge(real_seen)
+            fake_score, (_, fake_features) = self.judge(self.augment(fake))
+            if self.config.matching == "features":
+                yield Turn("generator", {"feature_matching": feature_distance(fake_features, real_features)})
+            else:
+                yield Turn("generator", {"game": game.generator(fake_score, real_score)})
+
+    def classify(self, image: Tensor) -> Tensor:
+        return self.judge(image)[1][0]
+
+
+def feature_distance(fake: Tensor, real: Tensor) -> Tensor:
+    """Squared distance of the mean features of generated and of real pictures, each [B,F] (section 3.1)."""
+    return (fake.mean(0) - real.mean(0)).square().sum()
+
+
+def dense_generator(config: SGANConfig, pictures: Pictures) -> nn.Module:
+    layers: list[nn.Module] = []
+    before = config.latent_size
+    for width in config.generator_widths:
+        layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.Softplus()]
+        before = width
+    shape = (pictures.channels, pictures.size, pictures.size)
+    last = weight_norm(nn.Linear(before, pictures.channels * pictures.size**2))
+    return nn.Sequential(*layers, last, nn.Unflatten(1, shape), nn.Tanh())
+
+
+class FromZero(nn.Module):
+    """Pictures from -1 to 1 as from 0 to 1, so that a dark background is nothing."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image + 1) / 2
+
+
+def normed(layer: nn.Linear | nn.Conv2d, power: float = 1.0, gain: float = 2.0) -> nn.Module:
+    """The layer with weight norm (Salimans and Kingma 2016, arXiv 1602.07868), begun so that inputs of this mean square
+    give outputs of variance `gain`."""
+    nn.init.normal_(layer.weight, 0.0, (gain / (power * layer.weight[0].numel())) ** 0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return weight_norm(layer)
+
+
+DARK = 0.1
+"""About the mean square of a handwritten digit's pixels, from 0 to 1."""
+
+
+def dense_discriminator(config: SGANConfig, pictures: Pictures) -> Classifier:
+    layers: list[nn.Module] = [nn.Flatten(), FromZero(), GaussianNoise(config.noise_in)]
+    before = pictures.channels * pictures.size**2
+    for place, width in enumerate(config.widths):
+        layers += [GaussianNoise(config.noise_between)] if place else []
+        layers += [normed(nn.Linear(before, width), 1.0 if place else DARK), nn.ReLU()]
+        before = width
+    last = normed(nn.Linear(before, len(pictures.classes)), gain=1.0)
+    return Classifier(nn.Sequential(*layers), GaussianNoise(config.noise_between), last)
+
+
+def deep_generator(config: SGANConfig, pictures: Pictures) -> nn.Module:
+    likeness = DCGANConfig(latent_size=config.latent_size, width=4 * config.width)
+    generator = convolutional_generator(likeness, pictures)
+    generator.apply(initialize)
+    return generator
+
+
+def deep_discriminator(config: SGANConfig, pictures: Pictures) -> Classifier:
+    """Two halvings of three convolutions each, then three more, averaged over the picture; weight norm throughout."""
+    width, wide = config.width, 2 * config.width
+    layers: list[nn.Module] = [PlainDropout(0.4 * config.dropout)]
+    before = pictures.channels
+    for after in (width, wide):
+        for stride in (1, 1, 2):
+            layers += [normed(nn.Conv2d(before, after, 3, stride, 1)), nn.LeakyReLU(0.2)]
+            before = after
+        layers += [PlainDropout(config.dropout)]
+    for side in (min(3, pictures.size // 4), 1, 1):
+        layers += [normed(nn.Conv2d(before, wide, side)), nn.LeakyReLU(0.2)]
+        before = wide
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return Classifier(nn.Sequential(*layers), nn.Identity(), normed(nn.Linear(wide, len(pictures.classes)), gain=1.0))
+
+
+NETWORKS = {
+    "dense": (dense_generator, dense_discriminator),
+    "convolutional": (deep_generator, deep_discriminator),
+}
+
+SGAN_RECIPE = Recipe(
+    summary="Semi-supervised GAN: classes from few labels, dense.",
+    model=SGAN,
+    config=SGANConfig(),
+    tiny=SGANConfig(latent_size=4, widths=(8, 8), generator_widths=(8,), width=4),
+    train=replace(ADVERSARIAL, steps=30_000, batch_size=100),
+    data=DataConfig(labelled=100),
+    best="test_accuracy",
+    published="MNIST from 100 labels: 93 (± 6.5) errors of 10,000 (Salimans et al. 2016, table 1), after far longer.",
+)
+
+SLOWER = OptimizerConfig(learning_rate=3e-4, betas=(0.5, 0.999))
+
+RECIPES = {
+    "sgan": SGAN_RECIPE,
+    "sgan-cifar10": SGAN_RECIPE.preset(
+        "Semi-supervised GAN, convolutional.",
+        network="convolutional",
+        generator=SLOWER,
+        discriminator=SLOWER,
+    ),
+}
