@@ -203,32 +203,35 @@ def test_what_is_so_already_is_no_cure(tmp_path: Path) -> None:
     assert set(REMEDIES) == set(TROUBLE)
 
 
-def test_a_resumed_run_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_says_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A discriminator that wins at once: said once, logged in every line, and the same after a break."""
+    monkeypatch.setattr("tasvir.training.verdict.POINT", 10)
     tiny = recipe("gan").tiny
     unfair = replace(
         tiny, discriminator=OptimizerConfig(learning_rate=0.05), generator=OptimizerConfig(learning_rate=0.0)
     )
 
     def started(folder: Path, steps: int) -> tuple[Run, Any]:
-        run, data = tiny_run("gan", folder, steps=steps, log_every=10, sample_every=0, checkpoint_every=1000)
+        run, data = tiny_run("gan", folder, steps=steps, log_every=2, sample_every=0, checkpoint_every=1000)
         run = replace(run, config=replace(run.config, model=unfair))
         run.write_config()
         return run, data
 
-    whole, data = started(tmp_path / "whole", 600)
+    whole, data = started(tmp_path / "whole", 120)
     train(whole, data)
     told = capsys.readouterr().err
     assert told.count(PREFIX) == 1 and "discriminator won" in told and "--model.game.r1" in told
-    half, _ = started(tmp_path / "half", 530)
+    half, _ = started(tmp_path / "half", 106)
     train(half, data)
     capsys.readouterr()
-    longer = replace(half, config=replace(half.config, train=replace(half.config.train, steps=600)))
+    longer = replace(half, config=replace(half.config, train=replace(half.config.train, steps=120)))
     longer.write_config()
     train(longer, data)
     assert PREFIX not in capsys.readouterr().err, "it has been said"
     verdicts = [[(line["step"], line["verdict"]) for line in r.lines() if "verdict" in line] for r in (whole, longer)]
-    assert verdicts[0] == verdicts[1] and verdicts[0][-1] == (600, "discriminator won")
+    assert verdicts[0] == verdicts[1] and verdicts[0][-1] == (120, "discriminator won")
     assert Referee.of(whole.lines()).verdict == Referee.of(longer.lines()).verdict
     healths = [sentence for line in whole.lines() for sentence in line.get("health", [])]
     assert len(healths) == 1 and healths[0].startswith(f"{PREFIX}discriminator won")
