@@ -71,8 +71,8 @@ def test_cgan_cifar10_is_as_specified() -> None:
     model = asked.model(asked.config, Pictures(3, 32, TEN))
     grown = shapes(model.generator.layers, torch.zeros(2, 110), (nn.Unflatten, nn.ConvTranspose2d))
     assert grown == [(512, 2, 2), (256, 4, 4), (128, 8, 8), (64, 16, 16), (3, 32, 32)]
-    shrunk = shapes(model.discriminator.features, torch.zeros(2, 3, 32, 32), (nn.Conv2d, nn.Flatten))
-    assert shrunk == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (2048,)]
+    shrunk = shapes(model.discriminator.convolutions, torch.zeros(2, 3, 32, 32), (nn.Conv2d,))
+    assert shrunk == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
     assert (model.discriminator.dense.in_features, model.discriminator.dense.out_features) == (2058, 512)
     norms = [layer for layer in model.generator.layers if isinstance(layer, nn.BatchNorm2d)]
     assert len(norms) == 4 and not any(isinstance(layer, nn.ReLU) for layer in model.modules())

@@ -13,7 +13,7 @@ from tasvir.config import Count, OptimizerConfig, Pictures
 from tasvir.core import Recipe
 from tasvir.models.adversarial.dcgan import DCGAN, DCGANConfig, discriminator_norm, initialize
 from tasvir.models.adversarial.gan import ADVERSARIAL
-from tasvir.nn.classes import joined
+from tasvir.nn.classes import ClassBias, joined
 from tasvir.nn.convolutional import NORMS, halvings
 
 
@@ -36,6 +36,10 @@ class CGAN(DCGAN):
         return Generator(config, pictures).apply(initialize), Discriminator(config, pictures).apply(initialize)
 
 
+LOUDNESS = 2.0
+"""Of the class beside the noise: much louder, the noise is not heeded; much softer, the class is late."""
+
+
 class Generator(nn.Module):
     """[B,D] and classes [B] → [B,C,S,S] in [-1,1]; a dense layer, then every layer doubles the size."""
 
@@ -54,29 +58,39 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
-        return self.layers(joined(latent, label, self.classes))
+        return self.layers(joined(latent, label, self.classes, LOUDNESS))
 
 
 class Discriminator(nn.Module):
-    """[B,C,S,S] and classes [B] → scores [B]; every layer halves the size. No norm on the first layer."""
+    """[B,C,S,S] and classes [B] → scores [B]; every layer halves the size. No norm on the first layer.
+
+    The class is joined to the maps before every convolution but the first (see `ClassBias`), and before the dense
+    layer: told there alone, it is heeded only when the generator has long learned to do without it.
+    """
 
     def __init__(self, config: CGANConfig, pictures: Pictures):
         super().__init__()
         self.classes = len(pictures.classes)
         sizes, widths = stages(config, pictures)
         norm, before = discriminator_norm(config), pictures.channels
-        layers: list[nn.Module] = []
-        for size, after in zip(sizes[:0:-1], widths[::-1], strict=True):
-            layers += [nn.Conv2d(before, after, 4 - size % 2, stride=2, padding=1, bias=False)]
-            layers += [NORMS[norm](after)] if layers[1:] else []
-            layers += [nn.LeakyReLU(0.2, inplace=True)]
+        self.convolutions, self.rest, self.told = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for place, (size, after) in enumerate(zip(sizes[:0:-1], widths[::-1], strict=True)):
+            self.convolutions.append(nn.Conv2d(before, after, 4 - size % 2, stride=2, padding=1, bias=False))
+            after_it = [NORMS[norm](after)] if place else []
+            self.rest.append(nn.Sequential(*after_it, nn.LeakyReLU(0.2, inplace=True)))
+            if place:
+                self.told.append(ClassBias(self.classes, after))
             before = after
-        self.features = nn.Sequential(*layers, nn.Flatten())
-        self.dense = nn.Linear(before * sizes[0] ** 2 + self.classes, config.hidden)
+        features = before * sizes[0] ** 2
+        self.strength = features**0.5
+        self.dense = nn.Linear(features + self.classes, config.hidden)
         self.score = nn.Sequential(nn.LeakyReLU(0.2, inplace=True), nn.Linear(config.hidden, 1), nn.Flatten(0))
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
-        return self.score(self.dense(joined(self.features(image), label, self.classes)))
+        maps = self.rest[0](self.convolutions[0](image))
+        for convolution, told, rest in zip(self.convolutions[1:], self.told, self.rest[1:], strict=True):
+            maps = rest(told(convolution(maps), label))
+        return self.score(self.dense(joined(maps.flatten(1), label, self.classes, self.strength)))
 
 
 def stages(config: CGANConfig, pictures: Pictures) -> tuple[list[int], list[int]]:

@@ -31,6 +31,8 @@ class SGANConfig(AdversarialConfig):
     width: Count = 96
     """Channels of the convolutional discriminator at first, twice as many later; the generator has 4 times as many at
     4×4 px, and half at each doubling."""
+    depth: Count = 3
+    """Convolutions of the convolutional discriminator at each of the two sizes it has before 1/4; 1 is cheapest."""
     noise_in: NonNegative = 0.3
     """Deviation of the noise that the dense discriminator adds to pictures, whose values it takes from 0 to 1."""
     noise_between: NonNegative = 0.5
@@ -185,7 +187,7 @@ def deep_discriminator(config: SGANConfig, pictures: Pictures) -> Classifier:
     layers: list[nn.Module] = [PlainDropout(0.4 * config.dropout)]
     before = pictures.channels
     for after in (width, wide):
-        for stride in (1, 1, 2):
+        for stride in (*[1] * (config.depth - 1), 2):
             layers += [normed(nn.Conv2d(before, after, 3, stride, 1)), nn.LeakyReLU(0.2)]
             before = after
         layers += [PlainDropout(config.dropout)]
