@@ -211,25 +211,24 @@ def tiny_trained(name: str, folder: Path) -> Run:
 
 
 def test_categories_are_found_without_labels(tmp_path: Path) -> None:
-    """Of four kinds of digits, categories stand for the right one clearly more often than chance (0.25) does."""
+    """Of zeros and ones, categories stand for the right one clearly more often than chance (about 0.56) does."""
     settings = DataConfig(source=("digits",), size=8)
     data = load(settings)
-    kept = [np.flatnonzero(split.labels < 4) for split in (data.train, data.test)]
+    kept = [np.flatnonzero(split.labels < 2) for split in (data.train, data.test)]
     parts = [
         replace(split, images=np.asarray(split.images[rows]), labels=split.labels[rows])
         for split, rows in zip((data.train, data.test), kept, strict=True)
     ]
     data = replace(data, train=parts[0], test=parts[1])
-    config = replace(recipe("infogan").config, latent_size=16, categories=(4,), continuous=0, width=16, dense=64)
+    config = replace(recipe("infogan").config, latent_size=16, categories=(2,), continuous=0, width=16, dense=64)
     config = replace(config, dense_head=32)
-    loop = TrainConfig(steps=400, batch_size=64, average=0.98, sample_every=0, checkpoint_every=400, tensorboard=False)
+    loop = TrainConfig(steps=300, batch_size=64, average=0.98, sample_every=0, checkpoint_every=300, tensorboard=False)
     run = Run(tmp_path, RunConfig("infogan", 0, settings, loop, config), data.pictures, data.description).create()
     assert train(run, data) == "done"
     opened = Opened(run)
     opened.dataset = data
     (line,) = of_run(tmp_path, Protocol(("code-accuracy",)), opened=opened)
-    print(line)
-    assert line["value"] > 0.5
+    assert line["value"] > 0.8
 
 
 def test_tiny_model_is_unconditional() -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from conftest import tiny_batch, tiny_model, tiny_run
 from tasvir.commands.stages import built
-from tasvir.config import DataConfig, Pictures, Refused, RunConfig, TrainConfig
+from tasvir.config import DataConfig, OptimizerConfig, Pictures, Refused, RunConfig, TrainConfig
 from tasvir.core import Batch, abilities
 from tasvir.data import load
 from tasvir.data.batches import Batches, labelled_places, to_float
@@ -19,7 +19,8 @@ from tasvir.data.packing import Dataset, Split
 from tasvir.drawing import Opened
 from tasvir.metrics.evaluate import Protocol, of_run
 from tasvir.models import build, recipe
-from tasvir.models.adversarial.sgan import feature_distance
+from tasvir.models.adversarial.sgan import begin, blobs, feature_distance, normed
+from tasvir.nn.noisy import PlainDropout
 from tasvir.runs import Run
 from tasvir.training.loop import train
 
@@ -38,10 +39,12 @@ def test_scores_are_those_of_a_further_class_whose_logit_is_zero() -> None:
     assert "classify" in abilities(model) and not model.conditional
 
 
-def test_turns_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", ["convolutional", "dense"])
+def test_turns_are_the_papers(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without noise in the discriminator, every term from its formula; the labelled pictures are their own batch."""
     torch.manual_seed(0)
-    config = replace(recipe("sgan").tiny, noise_in=0.0, noise_between=0.0, unsupervised=0.5)
+    quiet = {"noise_in": 0.0, "noise_between": 0.0, "dropout": 0.0}
+    config = replace(recipe("sgan").tiny, network=network, unsupervised=0.5, **quiet)
     model = build("sgan", config, Pictures(1, 8, tuple("0123456789"))).train()
     batch, known = tiny_batch(8, 8), tiny_batch(8, 20)
     known = Batch(known.image[8:], known.label[8:])
@@ -59,6 +62,33 @@ def test_turns_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(turns[0].terms["game"], 0.5 * game, atol=1e-4)
     assert torch.allclose(turns[1].terms["feature_matching"], (means[0] - means[1]).square().sum(), rtol=1e-4)
     assert {"real_accuracy", "fake_accuracy", "batch_diversity", "labelled_accuracy"} <= set(turns[0].watch)
+
+
+def test_units_begin_with_zero_mean_and_unit_variance() -> None:
+    torch.manual_seed(0)
+    layers = [normed(nn.Conv2d(2, 4, 3)), nn.LeakyReLU(0.2), PlainDropout(0.5), nn.Flatten(), normed(nn.Linear(16, 5))]
+    network, image = nn.Sequential(*layers), 3 * torch.rand(64, 2, 4, 4) + 1
+    begin(network, image)
+    maps, units = layers[0](image).transpose(0, 1).flatten(1), network.eval()(image).T
+    for found in (maps, units):
+        assert torch.allclose(found.mean(1), torch.zeros(len(found)), atol=1e-5)
+        assert torch.allclose(found.std(1), torch.ones(len(found)), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [8, 28, 64])
+def test_discriminator_begins_with_logits_that_tell_pictures_apart(size: int) -> None:
+    """Without it, nine layers later all pictures look alike: of other smooth pictures logits vary about as much."""
+    torch.manual_seed(0)
+    config = replace(recipe("sgan").tiny, width=16, depth=3)
+    model = build("sgan", config, Pictures(3, size, tuple("0123456789"))).eval()
+    with torch.no_grad():
+        logits = model.classify(blobs(64, 3, size))
+    assert 0.3 < logits.std(0).mean() < 3 and logits.mean(0).abs().max() < 1.5
+
+
+def test_spots_are_pictures_of_the_size() -> None:
+    image = blobs(6, 3, 9)
+    assert image.shape == (6, 3, 9, 9) and image.min() >= -1 and image.max() <= 1 and image.mean() < 0
 
 
 def test_feature_distance() -> None:
@@ -219,7 +249,9 @@ def test_few_labels_teach_more_than_a_supervised_network_learns(tmp_path: Path) 
     settings = DataConfig(source=("digits",), labelled=20)
     data = load(settings)
     alone = supervised(data, labelled_places(data.train.labels, 20, 0))
+    rate = OptimizerConfig(learning_rate=3e-3, betas=(0.5, 0.999))
     config = replace(recipe("sgan").config, latent_size=20, widths=(256, 128, 128), generator_widths=(128,))
+    config = replace(config, network="dense", generator=rate, discriminator=rate)
     loop = TrainConfig(steps=400, batch_size=64, average=0.98, sample_every=0, checkpoint_every=400, tensorboard=False)
     run = Run(tmp_path, RunConfig("sgan", 0, settings, loop, config), data.pictures, data.description).create()
     assert train(run, data) == "done"

@@ -238,7 +238,7 @@ RECIPES = {
         summary="InfoGAN: categorical and continuous codes that the picture must tell.",
         model=InfoGAN,
         config=InfoGANConfig(),
-        tiny=InfoGANConfig(latent_size=4, categories=(3,), width=64, dense=16, dense_head=8),
+        tiny=InfoGANConfig(latent_size=4, categories=(3,), width=64, dense=128, dense_head=8),
         train=replace(ADVERSARIAL, steps=20_000, batch_size=128),
     )
 }
