@@ -59,6 +59,9 @@ def test_one_picture_of_each_class_is_no_variety() -> None:
     groups = [real[label == one].var(0, correction=0).mean() for one in range(3)]
     within = variety(real.flip(0), ones + real, label, 3)["batch_diversity"]
     assert found == pytest.approx(2, rel=1e-5) and torch.isfinite(within)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near_white = 0.999 - 0.001 * real.abs().clamp(max=1)
+        assert float(variety(0.5 * near_white, near_white, label, 3)["batch_diversity"]) == pytest.approx(0.5, rel=1e-2)
     usual = variety(torch.ones_like(real).copysign(real), real, label, 3)["batch_diversity"] ** 2
     signs = torch.stack([real[label == one].sign().var(0, correction=0).mean() for one in range(3)])
     assert float(usual) == pytest.approx(float(signs.sum() / torch.stack(groups).sum()), rel=1e-4)

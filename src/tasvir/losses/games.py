@@ -76,7 +76,7 @@ GAMES: dict[str, Game] = {
     ),
     # Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957, equations 16 and 17
     "hinge": Game(lambda real, fake: relu(1 - real).mean() + relu(1 + fake).mean(), lambda fake, real: -fake.mean()),
-    # Jolicoeur-Martineau 2019, arXiv 1807.00734; Huang et al. 2024, arXiv 2501.05441, equation 2
+    # Jolicoeur-Martineau 2019, arXiv 1807.00734; Huang et al. 2024, arXiv 2501.05441
     "relativistic": Game(
         lambda real, fake: softplus(fake - real).mean(),
         lambda fake, real: softplus(real - fake).mean(),
@@ -106,7 +106,8 @@ class GameConfig:
     gradient_penalty: NonNegative | None = None
     """Weight of the gradient penalty (10 in wasserstein-penalty; 0 is off)."""
     r1: NonNegative = 0.0
-    """Weight gamma of the R1 penalty on real pictures; 0 is off."""
+    """Weight gamma of the R1 penalty on real pictures; 0 is off. Like R2, it is at pictures as augmented and not through
+    the augmentation, as the code of ADA and of R3GAN has it: sampling on a grid has no second derivative."""
     r2: NonNegative = 0.0
     """Weight gamma of the same penalty on generated pictures; 0 is off."""
     r1_every: Count = 16
@@ -132,7 +133,12 @@ class GameConfig:
         The pictures require gradients, and nothing was computed under autocast.
         """
         asked = {"r1": (self.r1, real_score, real), "r2": (self.r2, fake_score, fake)}
-        return {name: gamma * squared_gradient(score, image) for name, (gamma, score, image) in asked.items() if gamma}
+        asked = {name: one for name, one in asked.items() if one[0]}
+        total = torch.stack([score.sum() for _, score, _ in asked.values()]).sum()  # no score is of another's picture
+        slopes = torch.autograd.grad(total, [image for _, _, image in asked.values()], create_graph=True)
+        return {
+            name: gamma * half_squared(slope) for (name, (gamma, *_)), slope in zip(asked.items(), slopes, strict=True)
+        }
 
     def penalties(self, step: int, score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """R1 and R2 with their weights, in a step in which they are due; `score` takes pictures [B,C,H,W] to [B]."""
@@ -169,6 +175,11 @@ def zero_centered_penalty(discriminator: Callable[[Tensor], Tensor], image: Tens
 def squared_gradient(score: Tensor, point: Tensor) -> Tensor:
     """Half the mean of ‖∇D(x)‖², of scores [B] and the pictures [B,C,H,W] that they were computed from."""
     (gradient,) = torch.autograd.grad(score.sum(), point, create_graph=True)
+    return half_squared(gradient)
+
+
+def half_squared(gradient: Tensor) -> Tensor:
+    """Half the mean of the squared lengths of gradients [B,C,H,W]."""
     return 0.5 * gradient.square().flatten(1).sum(1).mean()
 
 

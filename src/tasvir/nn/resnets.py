@@ -1,5 +1,5 @@
-"""Residual generators and discriminators of Gulrajani et al. 2017 (arXiv 1704.00028, appendix F) and Miyato et al. 2018
-(arXiv 1802.05957, appendix B.4): pre-activation blocks that double or halve the picture.
+"""Residual generators and discriminators of Gulrajani et al. 2017 (arXiv 1704.00028) and Miyato et al. 2018 (arXiv
+1802.05957): pre-activation blocks that double or halve the picture.
 
 Enlarging and then convolving is one transposed convolution with a wider kernel, convolving and then averaging is one
 strided convolution: so they are computed, with 16 products where the papers' order takes 36.
@@ -119,8 +119,8 @@ class ResidualGenerator(nn.Module):
 class ResidualDiscriminator(nn.Module):
     """Pictures [B,C,S,S], and classes [B] where there are any, to scores [B].
 
-    ψ(φ(x)), and with classes ⟨V_y, φ(x)⟩ besides: a projection discriminator (Miyato and Koyama 2018, arXiv 1802.05637,
-    equation 3), φ(x) being the last maps, summed or averaged over pixels.
+    ψ(φ(x)), and with classes ⟨V_y, φ(x)⟩ besides: a projection discriminator (Miyato and Koyama 2018, arXiv
+    1802.05637), φ(x) being the last maps, summed or averaged over pixels.
     """
 
     def __init__(

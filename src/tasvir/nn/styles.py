@@ -94,7 +94,7 @@ def demodulation(weight: Tensor, style: Tensor) -> Tensor:
 
 
 class AdaptiveNorm(nn.Module):
-    """AdaIN (2019, equation 8): each channel of each picture gets the deviation and mean that w [B,W] asks for."""
+    """AdaIN (2019, equation 1): each channel of each picture gets the deviation and mean that w [B,W] asks for."""
 
     def __init__(self, channels: int, style_size: int):
         super().__init__()
@@ -287,14 +287,19 @@ class ResidualDiscriminator(nn.Module):
 def deviation(values: Tensor, most: int = 4) -> Tensor:
     """How much the pictures of a group differ, [B,C,H,W] → [B,1,H,W]: the mean over all values of their deviation.
 
-    Groups are of the most pictures up to `most` that divide the batch; alone, a picture differs by nothing.
+    Picture i is in group i modulo their number, the fewest groups of up to `most` pictures each: where they cannot be
+    of one size, the first are larger by one. Alone, a picture differs by nothing.
     """
     batch, _, height, width = values.shape
-    size = next(size for size in range(min(most, batch), 0, -1) if batch % size == 0)
+    groups = math.ceil(batch / most)
     exact = values if values.dtype == torch.float64 else values.float()
-    groups = exact.reshape(size, batch // size, -1)
-    spread = (groups.var(0, correction=0) + TINY).sqrt().mean(1)
-    return spread.repeat(size)[:, None, None, None].expand(-1, 1, height, width).to(values.dtype)
+    rows = exact.flatten(1).split(groups)
+    size, larger = divmod(batch, groups)
+    parts = [torch.stack([row[:larger] for row in rows])] if larger else []
+    parts.append(torch.stack([row[larger:] for row in rows[:size]]))
+    spread = torch.cat([(part.var(0, correction=0) + TINY).sqrt().mean(1) for part in parts])
+    spread = spread.repeat(len(rows))[:batch]
+    return spread[:, None, None, None].expand(-1, 1, height, width).to(values.dtype)
 
 
 def path_lengths(image: Tensor, w: Tensor, noise: Tensor) -> Tensor:

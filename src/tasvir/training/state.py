@@ -70,7 +70,7 @@ class State:
             )
             bad = torch.maximum(bad, skipped)
             for name, value in {**turn.terms, **turn.watch}.items():
-                values[f"{turn.player}/{name}"] = value.detach()
+                values.setdefault(f"{turn.player}/{name}", value.detach())  # a player's first turn is the game
         for buffer, kept in zip(statistics, before, strict=True):  # a forward pass that overflowed moved them too
             torch.where(bad > 0, kept, buffer, out=buffer)
         self.scale.update(bad)
@@ -87,7 +87,9 @@ class State:
         """Write a checkpoint (the writer does; all processes must call it)."""
         weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if processes.count() > 1:  # a copy: writing a checkpoint must not change what comes after it
-            statistics = {f"model.{name}": b.clone() for name, b in self.model.named_buffers() if b.is_floating_point()}
+            buffers = {f"model.{name}": buffer for name, buffer in self.model.named_buffers()}
+            kept = {name: b for name, b in buffers.items() if b.is_floating_point() and name in weights}
+            statistics = {name: buffer.clone() for name, buffer in kept.items()}
             processes.settle(list(statistics.values()))  # of batch norm; what else is kept is the same everywhere
             weights |= statistics
         if not processes.is_writer():

@@ -58,7 +58,7 @@ class ACGAN(GAN):
     def further(
         self, player: str, latent: Tensor, label: Tensor | None, fake_said: Any, real_said: Any
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Equation 3, of the pictures that a player has a hand in: both want classes to be told apart."""
+        """The class losses of the pictures that a player has a hand in: both want classes to be told apart."""
         assert label is not None
         seen = {"fake": fake_said} if real_said is None else {"real": real_said, "fake": fake_said}
         terms = {f"{of}_class": self.config.class_weight * cross_entropy(said, label) for of, said in seen.items()}

@@ -21,7 +21,7 @@ class DCGANConfig(AdversarialConfig):
     width: Count = 1024
     """Channels of the 4×4 maps, where both networks are widest; each doubling of the size halves them."""
     discriminator_norm: Literal["batch", "layer", "none"] | None = None
-    """Left out, batch norm; layer norm where there is a gradient penalty, which is of single pictures."""
+    """Left out, batch norm; layer norm where there is a gradient penalty, R1 or R2, which are of single pictures."""
 
 
 class DCGAN(GAN):
@@ -42,10 +42,12 @@ class DCGAN(GAN):
 
 
 def discriminator_norm(config: DCGANConfig) -> str:
-    """The row of `NORMS` for the discriminator. Raises `Refused` for batch norm where there is a gradient penalty."""
-    penalized = config.game.played().gradient_penalty > 0
+    """The row of `NORMS` for the discriminator. Raises `Refused` for batch norm where gradients are penalized."""
+    penalized = config.game.differentiates_twice
     if config.discriminator_norm == "batch" and penalized:
-        raise Refused("A gradient penalty is of single pictures: --model.discriminator-norm must be layer or none.")
+        raise Refused(
+            "A gradient penalty, R1 and R2 are of single pictures: --model.discriminator-norm must be layer or none."
+        )
     return config.discriminator_norm or ("layer" if penalized else "batch")
 
 
@@ -83,7 +85,7 @@ def convolutional_discriminator(config: DCGANConfig, pictures: Pictures) -> nn.M
 
 
 def initialize(layer: nn.Module) -> None:
-    """Weights from N(0, 0.02²), norms' scales from N(1, 0.02²), as in section 4 and the authors' code."""
+    """Weights from N(0, 0.02²), norms' scales from N(1, 0.02²), as in the paper and the authors' code."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):

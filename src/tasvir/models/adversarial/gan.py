@@ -190,13 +190,15 @@ def variety(fake: Tensor, real: Tensor, label: Tensor | None = None, classes: in
     if len(fake) < 2:
         return {}
     group = fake.new_ones(len(fake), 1, dtype=torch.float32) if label is None else one_hot(label, classes).float()
-    made, usual = (_within(image.float().flatten(1), group) for image in (fake, real))
+    with torch.autocast(fake.device.type, enabled=False):
+        made, usual = (_within(image.float().flatten(1), group) for image in (fake, real))
     return {"batch_diversity": (made / usual.clamp_min(1e-12)).sqrt()}
 
 
 def _within(values: Tensor, group: Tensor) -> Tensor:
     """The mean over columns of the variance of values [B,D] within groups, of which each has a column of [B,K]."""
     counts = group.sum(0)
+    values = values - values.mean(0)
     between = ((group.T @ values).square().sum(1) / counts.clamp_min(1)).sum()
     return (values.square().sum() - between).clamp_min(0) / (len(values) - (counts > 0).sum()) / values.shape[1]
 

@@ -213,7 +213,7 @@ def generator_of(config: InfoGANConfig, pictures: Pictures) -> nn.Module:
 
 def discriminator_of(config: InfoGANConfig, pictures: Pictures, said: int) -> Discriminator:
     """Strided convolutions and a dense layer, which score and Q share (appendix C.1); no norm on the first layer."""
-    norm: Any = nn.BatchNorm1d if not config.game.played().gradient_penalty else nn.LayerNorm
+    norm: Any = nn.LayerNorm if config.game.differentiates_twice else nn.BatchNorm1d
     sizes, before = stages(pictures.size), pictures.channels
     layers: list[nn.Module] = []
     for place, size in enumerate(sizes[:-1]):

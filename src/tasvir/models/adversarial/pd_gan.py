@@ -1,6 +1,6 @@
 """Projection discriminator (Miyato and Koyama 2018, arXiv 1802.05637): D(x, y) = ψ(φ(x)) + ⟨V_y, φ(x)⟩.
 
-SN-GAN's networks and game; the generator is told the class by its batch norm.
+SN-GAN's networks and game, and as many steps; the generator is told the class by its batch norm.
 """
 
 from dataclasses import replace
@@ -21,6 +21,6 @@ RECIPES = {
         model=ProjectionGAN,
         config=ResidualConfig(),
         tiny=TINY,
-        train=replace(ADVERSARIAL, steps=100_000),
+        train=replace(ADVERSARIAL, steps=500_000),
     )
 }

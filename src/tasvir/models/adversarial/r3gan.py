@@ -21,7 +21,7 @@ from tasvir.nn.convolutional import halvings
 
 SLOPE = 0.2
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
-"""What keeps the variance through the leaky ReLU (He et al. 2015, arXiv 1502.01852, equation 15)."""
+"""What keeps the variance through the leaky ReLU (He et al. 2015, arXiv 1502.01852)."""
 ADAM = OptimizerConfig(learning_rate=2e-4, betas=(0.0, 0.99))
 
 
@@ -49,7 +49,7 @@ class R3GAN(GAN):
         return size in (8, 16, 32, 64, 128, 256, 512, 1024, 28, 56)
 
     def networks(self, config: R3GANConfig, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
-        for width in config.widths:
+        for _, width in stages(config, pictures):
             if width * config.expansion % config.group_width:
                 raise Refused(
                     f"A block {width} × {config.expansion} channels wide cannot be divided into groups of "
@@ -88,7 +88,7 @@ class Activation(nn.Module):
 class Block(nn.Module):
     """[B,width,H,W] to the same: x + 1×1(a(grouped 3×3(a(1×1(x))))), wider inside; a biased leaky ReLU is a.
 
-    Initialized as in Fixup (Zhang et al. 2019, arXiv 1901.09321, section 3): the last convolution is zero, the others
+    Initialized as in Fixup (Zhang et al. 2019, arXiv 1901.09321): the last convolution is zero, the others
     are smaller by the number of blocks to the power of -1/4.
     """
 

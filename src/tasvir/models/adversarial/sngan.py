@@ -1,6 +1,8 @@
 """SN-GAN (Miyato et al. 2018, arXiv 1802.05957): residual networks, spectral normalization, hinge game.
 
-The authors give the generator's turn twice the pictures of the discriminator's; here both have the batch.
+The authors give the generator's turn twice the pictures of the discriminator's; here both have the batch. Steps count
+the discriminator's updates, of which five go to one of the generator: papers count the generator's, and the default of
+500,000 makes 100,000 of those, as WGAN-GP's code has them.
 """
 
 from dataclasses import dataclass, replace
@@ -9,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tasvir.config import Count, OptimizerConfig, Pictures
+from tasvir.config import Count, OptimizerConfig, Pictures, Refused
 from tasvir.core import Recipe
 from tasvir.losses.games import GameConfig
 from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, AdversarialConfig
 from tasvir.nn.resnets import ResidualDiscriminator, ResidualGenerator
 
 FALLING = OptimizerConfig(learning_rate=2e-4, betas=(0.0, 0.9), schedule="linear")
-"""Appendix F of arXiv 1704.00028, setting E of table 1 in arXiv 1802.05957."""
+"""As in arXiv 1704.00028 and arXiv 1802.05957."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,20 @@ class ResidualConfig(AdversarialConfig):
 class ResidualGAN(GAN):
     sizes = "8, 16, 28, 32, 64 or 128 px"
     small_widths = (256, 128)
-    """Of generator and discriminator up to 32 px: table 4 of arXiv 1802.05957."""
+    """Of generator and discriminator up to 32 px, as in arXiv 1802.05957."""
     large_widths = (1024, 1024)
-    """Above: its table 6."""
+    """Above."""
 
     @staticmethod
     def accepts(size: int) -> bool:
         return size in (8, 16, 28, 32, 64, 128)
 
     def networks(self, config: Any, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
+        if config.discriminator_norm == "spectral" and config.game.played().weight_clip:
+            raise Refused(
+                "Spectral norm undoes what clipping does to weights: set --model.game.weight-clip 0, or "
+                "--model.discriminator-norm layer or none."
+            )
         classes = len(pictures.classes) if self.conditional else 0
         usual, other = self.small_widths if pictures.size <= 32 else self.large_widths
         width = config.width or usual
@@ -93,6 +100,6 @@ RECIPES = {
         model=ResidualGAN,
         config=ResidualConfig(),
         tiny=TINY,
-        train=replace(ADVERSARIAL, steps=100_000),
+        train=replace(ADVERSARIAL, steps=500_000),
     )
 }

@@ -15,6 +15,7 @@ from tasvir.config import Count, Fraction, NonNegative, OptimizerConfig, Picture
 from tasvir.core import Batch, Noise, Player, Recipe, Turn
 from tasvir.losses.games import GameConfig
 from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, AdversarialConfig
+from tasvir.nn.everywhere import averaged
 from tasvir.nn.styles import Mapping, ResidualDiscriminator, StyleGenerator, Synthesis, path_lengths
 
 W_MEAN_RATE = 0.005
@@ -23,10 +24,14 @@ PATH_MEAN_RATE = 0.01
 """Share of a turn's mean path length in the running one."""
 
 
-def lazy(every: int, rate: float = 0.002) -> OptimizerConfig:
-    """Adam of a player that has one turn more every so many steps (2020, appendix B): λ·c and βᶜ, c = k/(k + 1)."""
-    part = every / (every + 1)
-    return OptimizerConfig(learning_rate=rate * part, betas=(0.0, 0.99**part))
+ADAM = OptimizerConfig(learning_rate=2e-3, betas=(0.0, 0.99))
+
+
+def lazy(player: Player, every: int) -> Player:
+    """A player that has one turn more every k steps (2020, appendix B): λ·c and βᶜ, c = k/(k + 1)."""
+    part, usual = every / (every + 1), player.optimizer
+    betas = (usual.betas[0] ** part, usual.betas[1] ** part)
+    return replace(player, optimizer=replace(usual, learning_rate=usual.learning_rate * part, betas=betas))
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,12 @@ class StyleGAN2Config(AdversarialConfig):
     path_every: Count = 8
     """Steps between turns with it, which are multiplied by it (lazy regularization)."""
     game: GameConfig = GameConfig("non-saturating", r1=10.0)
-    generator: OptimizerConfig = lazy(8)
-    discriminator: OptimizerConfig = lazy(16)
+    """The paper's gamma of R1, 10, is for 1024 px; small pictures take less, as 0.1 at 32 or 64 px. A later rule of the
+    authors is 0.0002·S²/batch for pictures of S px (arXiv 2006.06676)."""
+    generator: OptimizerConfig = ADAM
+    """Before the correction for turns with path lengths (`lazy`)."""
+    discriminator: OptimizerConfig = ADAM
+    """Before the correction for turns with R1 and R2."""
 
 
 class StyleGAN2(GAN):
@@ -85,9 +94,16 @@ class StyleGAN2(GAN):
         return generator, ResidualDiscriminator(pictures.channels, widths)
 
     def players(self) -> dict[str, Player]:
+        """Learning rates and betas corrected for the turns that are played besides (see `lazy`)."""
+        config, game = self.config, self.config.game
+        discriminator = super().players()["discriminator"]
         networks = (self.generator.mapping, self.generator.synthesis)
-        players = super().players()
-        return players | {"generator": Player(networks, self.config.generator, compiled=not self.config.path_length)}
+        generator = Player(networks, config.generator, compiled=not config.path_length)
+        if (game.r1 or game.r2) and game.r1_every > 1:
+            discriminator = lazy(discriminator, game.r1_every)
+        if config.path_length:
+            generator = lazy(generator, config.path_every)
+        return {"discriminator": discriminator, "generator": generator}
 
     # --- training ---
 
@@ -95,11 +111,11 @@ class StyleGAN2(GAN):
         """Pictures to train with: styles mixed, noise drawn, the running mean of w moved."""
         w = self.map(latent)
         with torch.no_grad():
-            self.w_mean.lerp_(w.mean(0), W_MEAN_RATE)
+            self.w_mean.lerp_(averaged(w.mean(0)), W_MEAN_RATE)
         return self.generator.synthesis(self.mixed(w), self._drawn_noise(len(w)))
 
     def mixed(self, w: Tensor) -> Tensor:
-        """[B,W] → [B,L,W], in some pictures with another w from a layer on (2019, section 3.1)."""
+        """[B,W] → [B,L,W], in some pictures with another w from a layer on (2019)."""
         everywhere = w[:, None].expand(-1, self.styles, -1)
         if not self.config.style_mixing:
             return everywhere
@@ -123,7 +139,7 @@ class StyleGAN2(GAN):
             w = self.mixed(self.map(self.draw(number)))
             image = self.generator.synthesis(w, self._drawn_noise(number))
             lengths = path_lengths(image, w, torch.randn(image.shape, device=self.device))
-            self.path_mean.lerp_(lengths.detach().mean(), PATH_MEAN_RATE)
+            self.path_mean.lerp_(averaged(lengths.mean()), PATH_MEAN_RATE)
             penalty = (lengths - self.path_mean.clone()).square().mean()
         weight = self.config.path_length * self.config.path_every
         return Turn("generator", {"path_penalty": weight * penalty}, {"path_length": lengths.detach().mean()})
@@ -135,7 +151,7 @@ class StyleGAN2(GAN):
         return self.generator.mapping(z)
 
     def truncate(self, w: Tensor, truncation: float) -> Tensor:
-        """[N,W] drawn towards the mean of w: by 1 not at all, by 0 all the way (2019, section 2 of the appendix)."""
+        """[N,W] drawn towards the mean of w: by 1 not at all, by 0 all the way (2019)."""
         return torch.lerp(self.w_mean, w, truncation)
 
     def synthesize(self, w: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -170,7 +186,15 @@ RECIPES = {
     "stylegan2-small": replace(
         STYLEGAN2,
         summary="StyleGAN2 of few channels and a short mapping, for small pictures and CPUs.",
-        config=replace(STYLEGAN2.config, latent_size=128, style_size=128, mapping_layers=2, base=512, most=64),
+        config=replace(
+            STYLEGAN2.config,
+            latent_size=128,
+            style_size=128,
+            mapping_layers=2,
+            base=512,
+            most=64,
+            game=GameConfig("non-saturating", r1=0.1),
+        ),
         train=replace(ADVERSARIAL, steps=10_000, batch_size=32),
     ),
 }
