@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from conftest import tiny_batch, tiny_data, tiny_run
-from tasvir.config import Pictures
+from tasvir.config import Pictures, Refused
 from tasvir.data.augment import Augmentation, Draws, appearance
 from tasvir.models import recipe
 from tasvir.nn import augmentation
@@ -29,6 +29,11 @@ def pictures(number: int = 6, channels: int = 3, size: int = 16) -> Tensor:
     return torch.rand(number, channels, size, size, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
+def often(name: str, probability: float) -> dict[str, object]:
+    """Settings of that augmentation; only ada has a probability."""
+    return {"name": name} | ({"probability": probability} if name == "ada" else {})
+
+
 def always(**settings: object) -> Augment:
     return Augment(AugmentConfig("ada", probability=1.0, **settings))  # type: ignore[arg-type]
 
@@ -37,8 +42,22 @@ def test_nothing_is_done_where_nothing_is_asked() -> None:
     image = pictures()
     assert Augment(AugmentConfig())(image) is image
     assert torch.allclose(Augment(AugmentConfig("ada"))(image), image, atol=1e-6), "p is 0 at the start"
-    assert torch.equal(Augment(AugmentConfig("diffaugment", policy=()))(image), image)
-    assert torch.equal(always(transforms=())(image), image)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"name": "diffaugment", "policy": ()}, "--model.augment.policy is empty, so diffaugment would change nothing"),
+        ({"name": "ada", "transforms": ()}, "--model.augment.transforms is empty, so ada would change nothing"),
+        ({"policy": ("color",)}, "--model.augment.policy is a setting of diffaugment, and .* is none"),
+        ({"name": "ada", "policy": ("color",)}, "policy is a setting of diffaugment, and .* is ada"),
+        ({"name": "diffaugment", "probability": 0.2}, "--model.augment.probability is a setting of ada"),
+        ({"target": None}, "--model.augment.target is a setting of ada"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(settings: dict, said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        Augment(AugmentConfig(**settings))
 
 
 def test_colours_are_those_of_the_augmentation_of_data() -> None:
@@ -111,7 +130,7 @@ def test_exact_transforms_of_the_square() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gradients_flow_and_draws_are_each_pictures_own(name: str, channels: int) -> None:
     torch.manual_seed(0)
-    augment = Augment(AugmentConfig(name, probability=1.0))  # type: ignore[arg-type]
+    augment = Augment(AugmentConfig(**often(name, 1.0)))  # type: ignore[arg-type]
     image = pictures(1, channels).expand(8, -1, -1, -1).clone().requires_grad_()
     changed = augment(image)
     assert changed.shape == image.shape and changed.dtype == torch.float32 and torch.isfinite(changed).all()
@@ -125,7 +144,7 @@ def test_gradients_flow_and_draws_are_each_pictures_own(name: str, channels: int
 @EACH
 def test_gradients_are_the_derivative(name: str) -> None:
     """Along a random direction, with the same draws; all is affine in the picture, so the difference is exact."""
-    augment = Augment(AugmentConfig(name, probability=0.7))  # type: ignore[arg-type]
+    augment = Augment(AugmentConfig(**often(name, 0.7)))  # type: ignore[arg-type]
     image, along = pictures().requires_grad_(), pictures().flip(0)
 
     def weighed(at: Tensor) -> Tensor:
@@ -215,7 +234,7 @@ def run_of(folder: Path, steps: int, **settings: object) -> Run:
 
 @EACH
 def test_resumed_training_gives_the_same_bits(name: str, tmp_path: Path) -> None:
-    settings = {"name": name, "probability": 0.3, "pictures": 500, "every": 2}
+    settings = often(name, 0.3) | ({"pictures": 500, "every": 2} if name == "ada" else {})
     whole, half = run_of(tmp_path / "whole", 6, **settings), run_of(tmp_path / "half", 3, **settings)
     for run in (whole, half, replace(half, config=replace(half.config, train=whole.config.train))):
         assert train(run, tiny_data(8)) == "done"
@@ -236,7 +255,7 @@ def test_speed_settings_see_the_same_pictures(name: str, tmp_path: Path) -> None
     found = []
     for fast in (False, True):
         folder = tmp_path / str(fast)
-        run = run_of(folder, 1, name=name, probability=0.5)
+        run = run_of(folder, 1, **often(name, 0.5))
         settings = replace(run.config.train, channels_last=fast, precision="bfloat16" if fast else "float32")
         torch.manual_seed(0)
         model = recipe("dcgan").model(run.config.model, Pictures(1, 8))

@@ -75,7 +75,7 @@ def test_every_argument_s_help_says_what_it_means(
     monkeypatch.setenv("COLUMNS", "160")
     assert without_meaning("│ --seed INT   (default: 0) │\n│ -n INT, --number INT │\n│       (default: 3) │") != []
     for name in ("sample", "reconstruct", "interpolate", "manifold", "traverse", "arithmetic", "scatter", "aggregate",
-                 "encode", "decode", "estimators", "resume"):  # fmt: skip
+                 "encode", "decode", "estimators", "resume", "project", "neighbours", "mix"):  # fmt: skip
         assert without_meaning(tasvir(capsys, name, "--help")[1]) == [], name
         if name != "estimators":
             assert "A folder that `tasvir train` made" in tasvir(capsys, name, "--help")[1]

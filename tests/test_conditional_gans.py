@@ -16,7 +16,7 @@ from tasvir.core import Batch, Noise
 from tasvir.losses.games import GameConfig
 from tasvir.models import recipe
 from tasvir.models.adversarial.ac_gan import Disturbance
-from tasvir.models.adversarial.gan import variety
+from tasvir.models.adversarial.gan import GAN, variety
 from tasvir.nn.augmentation import AugmentConfig
 from tasvir.nn.classes import joined
 from tasvir.training.state import State
@@ -117,7 +117,7 @@ def test_dropout_and_noise_are_what_they_say_and_only_while_training() -> None:
 
 
 def test_ac_gan_descends_the_papers_losses() -> None:
-    """L_S and L_C of equations 2 and 3 from the discriminator's own outputs; without dropout and noise, to compare."""
+    """L_S and L_C of arXiv 1610.09585 from the discriminator's own outputs; without dropout and noise, to compare."""
     torch.manual_seed(0)
     config = replace(recipe("ac-gan").tiny, dropout=0.0, activation_noise=0.0)
     model, batch = recipe("ac-gan").model(config, Pictures(1, 8, TEN)), tiny_batch(8)
@@ -166,11 +166,22 @@ def test_every_game_is_played(name: str, game: GameConfig) -> None:
     assert ("gradient_penalty" in seen) == (game.name == "wasserstein-penalty") and ("r1" in seen) == (game.r1 > 0)
 
 
-@pytest.mark.parametrize("name", ["cgan", "ac-gan"])
-def test_batch_norm_in_the_discriminator_does_not_go_with_a_gradient_penalty(name: str) -> None:
-    config = replace(recipe(name).tiny, game=GameConfig("wasserstein-penalty"), discriminator_norm="batch")
-    with pytest.raises(Refused, match="must be layer or none"):
-        recipe(name).model(config, Pictures(1, 8, TEN))
+@pytest.mark.parametrize("name", ["dcgan", "cgan", "ac-gan", "infogan"])
+@pytest.mark.parametrize(
+    "game", [GameConfig("wasserstein-penalty"), GameConfig(r1=1.0), GameConfig(r2=1.0, r1_every=1)]
+)
+def test_discriminators_whose_gradients_are_penalized_judge_each_picture_by_itself(name: str, game: GameConfig) -> None:
+    """No norm is of the batch; where batch norm is asked for, it is refused."""
+    kind, config = recipe(name).model, replace(recipe(name).tiny, game=game)
+    usual, penalized = (kind(one, Pictures(1, 16, TEN)) for one in (recipe(name).tiny, config))
+
+    def of_the_batch(model: GAN) -> bool:
+        return any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.discriminator.modules())
+
+    assert of_the_batch(usual) and not of_the_batch(penalized)
+    if name != "infogan":
+        with pytest.raises(Refused, match="R1 and R2 are of single pictures: .* must be layer or none"):
+            kind(replace(config, discriminator_norm="batch"), Pictures(1, 16, TEN))
 
 
 def test_the_cgan_discriminator_judges_a_picture_by_its_class_and_that_of_ac_gan_does_not() -> None:

@@ -407,14 +407,17 @@ def test_every_recipe_walks_where_it_can_and_says_where_it_cannot(
     run = folders(name)
     can = set(abilities(Opened(run).model))
     capsys.readouterr()  # what training said
+    codes = getattr(Opened(run).model, "latent_codes", ())
     for command, (wants, words) in COMMANDS.items():
         out = tmp_path / f"{command}.png"
         code, _, said = tasvir(capsys, command, run, *words, "--out", out)
-        if set(wants) <= can:
+        if set(wants) <= can or (command == "traverse" and codes):
             assert code == 0 and min(Image.open(out).size) > 10, (command, said)
         else:
             assert (
-                code == 2 and re.search(f"{name} (cannot|has codes)", said) and len(said.strip().splitlines()) <= 2
+                code == 2
+                and re.search(f"{name} (cannot|has codes|does not encode)", said)
+                and len(said.strip().splitlines()) <= 2
             ), (command, said)
 
 

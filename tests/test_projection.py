@@ -22,7 +22,7 @@ from tasvir.drawing import Opened
 from tasvir.metrics import neighbours, perceptual
 from tasvir.projection import Search, descend, project
 from tasvir.report import story as stories
-from tasvir.spaces import loop, smooth, space_of, spherical
+from tasvir.spaces import loop, shown, smooth, space_of, spherical
 from tasvir.training.loop import train
 
 
@@ -337,6 +337,40 @@ def test_each_class_walks_along_the_same_latents(
     assert Image.open(tmp_path / "x.png").size[0] > 10 * 50
     assert tasvir(capsys, *words, "--out", tmp_path / "x.gif")[0] == 0
     assert Image.open(tmp_path / "x.gif").size[1] == 10 * 50 + 2
+
+
+class TruncatedStyled(Styled):
+    truncates = True
+
+    def truncate(self, w: Tensor, truncation: float) -> Tensor:
+        return torch.lerp(self.w_mean, w, truncation)
+
+
+def test_walks_are_truncated_in_z_and_w(folders: Any, tmp_path: Path, capsys: Any) -> None:
+    opened = Opened(folders("gan"))
+    plain, kept = (walks.stops(opened, walks.Route(number=3, truncation=by)) for by in (None, 0.5))
+    assert torch.allclose(kept.latents, truncated(plain.latents, 0.5)) and plain.latents.abs().max() > 1
+    code, said, _ = tasvir(
+        capsys, "interpolate", folders("gan"), "--truncation", 0.5, "-n", 3, "--steps", 3, "--out", tmp_path / "x.npz"
+    )
+    assert code == 0 and np.array_equal(np.load(tmp_path / "x.npz")["images"], walks.rows(opened, kept, 3))
+    opened.model = TruncatedStyled()
+    for space in ("w", "z"):
+        at = walks.stops(opened, walks.Route(number=2, space=space, truncation=0.3))  # type: ignore[arg-type]
+        w = torch.lerp(opened.model.w_mean, opened.model.map(Noise(range(4)).draw(5)), 0.3)
+        ends = walks.rows(opened, at, 2)
+        assert np.abs(ends.astype(int) - opened.pictured(space_of(opened.model, "x", "w"), w)).max() <= 1
+    code, _, said = tasvir(capsys, "interpolate", folders("vae"), "--truncation", 0.5, "--out", tmp_path / "x.png")
+    assert code == 2 and "vae draws nothing that could be truncated" in said
+
+
+def test_pictures_of_w_are_judged_as_they_are_shown() -> None:
+    """Values beyond the border count as the border, and are still drawn back into it."""
+    image = torch.tensor([-3.0, 0.5, 1.5], requires_grad=True)
+    found = shown(image)
+    assert torch.equal(found, torch.tensor([-1.0, 0.5, 1.0]))
+    (gradient,) = torch.autograd.grad((found - 0.9).square().sum(), image)
+    assert torch.allclose(gradient, 2 * (found - 0.9).detach()) and gradient[2] > 0
 
 
 # --- truncation, noise ---

@@ -30,7 +30,7 @@ class Linear(nn.Module):
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_the_game_in_closed_form(every: int) -> None:
-    """Equation 2 with both penalties, γ/2 ‖w‖² each, where D is linear; as a part of the turn, or in one of its own."""
+    """The game with both penalties, γ/2 ‖w‖² each, where D is linear; as a part of the turn, or in one of its own."""
     game = GameConfig("relativistic", r1=0.5, r2=2.0, r1_every=every)
     torch.manual_seed(0)
     model = R3GAN(replace(SMALL, game=game), Pictures(1, 8))
@@ -128,10 +128,14 @@ def test_shapes_at_each_resolution(size: int) -> None:
 def test_groups_that_do_not_fit_are_refused() -> None:
     with pytest.raises(Refused, match="20 × 2 channels wide cannot be divided into groups of 16"):
         R3GAN(replace(SMALL, widths=(20,), group_width=16), Pictures(1, 8))
+    unused = replace(SMALL, widths=(16, 8, 20), group_width=16)
+    R3GAN(unused, Pictures(1, 8))
+    with pytest.raises(Refused, match="20 × 2 channels"):
+        R3GAN(unused, Pictures(1, 16))
 
 
-def test_the_papers_sizes() -> None:
-    """FFHQ at 64 px: 96 groups where the maps have 768 channels, 2 blocks at each of five resolutions."""
+def test_groups_and_blocks_of_the_defaults_at_64_px() -> None:
+    """96 groups where the maps have 768 channels, 2 blocks at each of five resolutions."""
     with torch.device("meta"):
         model = recipe("r3gan").model(recipe("r3gan").config, Pictures(3, 64))
     blocks = [layer for layer in model.generator if isinstance(layer, Block)]

@@ -9,6 +9,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 from conftest import tiny_batch, tiny_model
 from tasvir.config import Pictures, Refused
+from tasvir.losses.games import zero_centered_penalty
 from tasvir.models import build, recipe
 from tasvir.models.adversarial.gan import GAN
 from tasvir.models.adversarial.sngan import discriminator_blocks, generator_widths
@@ -24,7 +25,7 @@ def parameters(network: nn.Module) -> int:
 
 @pytest.mark.parametrize(("name", "generator", "discriminator"), [("sngan", 256, 128), ("wgan-gp-resnet", 128, 128)])
 def test_networks_are_the_papers(name: str, generator: int, discriminator: int) -> None:
-    """Table 4 of arXiv 1802.05957, table 3 of arXiv 1704.00028: counted by hand, layer by layer."""
+    """Those of arXiv 1802.05957 and arXiv 1704.00028, counted by hand, layer by layer."""
     model = build(name, recipe(name).config, Pictures(3, 32))
     g, d = generator, discriminator
     block = 2 * (9 * g * g + g) + (g * g + g) + 2 * 2 * g
@@ -39,7 +40,7 @@ def test_networks_are_the_papers(name: str, generator: int, discriminator: int) 
 
 
 def test_widths_of_larger_pictures_are_the_papers() -> None:
-    """Table 6 of arXiv 1802.05957 (128 px), and the authors' networks for 64 px."""
+    """Those of arXiv 1802.05957 for 128 px, and the authors' networks for 64 px."""
     assert generator_widths(128, 1024) == [1024, 1024, 512, 256, 128, 64]
     assert generator_widths(64, 1024) == [1024, 512, 256, 128, 64]
     assert [width for width, _ in discriminator_blocks(128, 1024)] == [64, 128, 256, 512, 1024, 1024]
@@ -178,6 +179,36 @@ def test_settings_work_together(norm: str, pooling: str, game: str) -> None:
     turns = [turn for step in (0, 4) for turn in model.turns(tiny_batch(8), step)]
     assert [turn.player for turn in turns] == ["discriminator", "discriminator", "discriminator", "generator"]
     assert all(torch.isfinite(term) for turn in turns for term in turn.terms.values())
+
+
+@pytest.mark.parametrize("name", ["sngan", "pd-gan"])
+def test_clipping_of_normalized_weights_is_refused(name: str) -> None:
+    config = recipe(name).tiny
+    clipped = replace(config, game=replace(config.game, name="wasserstein-clipping"))
+    with pytest.raises(Refused, match="Spectral norm undoes what clipping does"):
+        build(name, clipped, Pictures(1, 8, DIGITS))
+    build(name, replace(clipped, discriminator_norm="layer"), Pictures(1, 8, DIGITS))
+    build(name, replace(clipped, game=replace(clipped.game, weight_clip=0.0)), Pictures(1, 8, DIGITS))
+
+
+def test_both_penalties_of_one_pass_are_those_of_two() -> None:
+    """R1 and R2 from one derivative of both scores, with the gradients of two."""
+    config = recipe("sngan").tiny
+    game = replace(config.game, name="relativistic", r1=2.0, r2=3.0, r1_every=1)
+    torch.manual_seed(0)
+    model = build("sngan", replace(config, game=game, discriminator_norm="none"), Pictures(1, 8))
+    real, fake = (torch.randn(5, 1, 8, 8).requires_grad_() for _ in range(2))
+    (real_score, _), (fake_score, _) = model.judge_both(real, fake, None)
+    found = game.penalties_of(real_score, real, fake_score, fake)
+    weights = list(model.discriminator.parameters())
+    for name, gamma, image in (("r1", 2.0, real), ("r2", 3.0, fake)):
+        wanted = gamma * zero_centered_penalty(lambda x: model.judge(x)[0], image)
+        assert float(found[name]) == pytest.approx(float(wanted), rel=1e-5) and float(wanted) > 0
+        ours, theirs = (
+            torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True) for term in (found[name], wanted)
+        )
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine is None or other is None or torch.allclose(mine, other, rtol=1e-4, atol=1e-6)
 
 
 def test_the_generator_heeds_the_class_and_the_noise() -> None:

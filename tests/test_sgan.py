@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from conftest import tiny_batch, tiny_model, tiny_run
 from tasvir.commands.stages import built
-from tasvir.config import DataConfig, Pictures, Refused, RunConfig, TrainConfig
+from tasvir.config import DataConfig, OptimizerConfig, Pictures, Refused, RunConfig, TrainConfig
 from tasvir.core import Batch, abilities
 from tasvir.data import load
 from tasvir.data.batches import Batches, labelled_places, to_float
@@ -249,7 +249,9 @@ def test_few_labels_teach_more_than_a_supervised_network_learns(tmp_path: Path) 
     settings = DataConfig(source=("digits",), labelled=20)
     data = load(settings)
     alone = supervised(data, labelled_places(data.train.labels, 20, 0))
-    config = replace(recipe("sgan").config, latent_size=20, width=24)
+    rate = OptimizerConfig(learning_rate=3e-3, betas=(0.5, 0.999))
+    config = replace(recipe("sgan").config, network="dense", widths=(256, 128, 128), generator_widths=(128,))
+    config = replace(config, latent_size=20, unsupervised=0.5, generator=rate, discriminator=rate)
     loop = TrainConfig(steps=400, batch_size=64, average=0.98, sample_every=0, checkpoint_every=400, tensorboard=False)
     run = Run(tmp_path, RunConfig("sgan", 0, settings, loop, config), data.pictures, data.description).create()
     assert train(run, data) == "done"

@@ -14,11 +14,14 @@ from tasvir.commands.stages import _watch
 from tasvir.commands.training import Train
 from tasvir.config import DataConfig, OptimizerConfig, Pictures, RunConfig
 from tasvir.losses.games import GameConfig
+from tasvir.metrics.conditional import at_chance
+from tasvir.metrics.watch import Watch
 from tasvir.models import RECIPES, build, recipe
 from tasvir.report.compare import compare
 from tasvir.report.page import report
 from tasvir.runs import Run, append
 from tasvir.training.cures import REMEDIES, cures
+from tasvir.training.health import class_response, class_share
 from tasvir.training.loop import train
 from tasvir.training.verdict import FEWEST, POINT, PREFIX, TROUBLE, Referee, judged, swings
 
@@ -111,6 +114,71 @@ def test_logs_without_the_new_series_are_judged_by_what_they_have() -> None:
     assert said([{"step": 50, "vae/reconstruction": 1.0}, {"step": 50, "sample_diversity": 0.01}]) == "none"
 
 
+def heeding(*responses: float) -> list[dict[str, Any]]:
+    """A healthy log with showings of these class responses every 500 steps, where real classes make 0.23."""
+    seen = [
+        {"step": 500 * (i + 1), "sample_diversity": 0.9, "class_response": one, "real_class_share": 0.23}
+        for i, one in enumerate(responses)
+    ]
+    return sorted([*lines(40), *seen], key=lambda line: line["step"])
+
+
+@pytest.mark.parametrize(
+    ("name", "responses"),
+    [
+        ("class not heeded", (0.0, 0.01, 0.02, 0.02)),
+        ("healthy", (0.0, 0.01, 0.02, 0.3)),
+        ("healthy", (0.45, 0.54, 0.55, 0.58)),  # cgan on MNIST
+        ("healthy", (0.01, 0.01)),  # too soon: only one showing is of step 1000 or later
+    ],
+)
+def test_a_class_that_changes_nothing_is_not_heeded(name: str, responses: tuple[float, ...]) -> None:
+    found = heeding(*responses)
+    assert said(found) == name
+    if name != "healthy":
+        assert "less than the 0.23" in Referee.of(found).verdict.why  # type: ignore[union-attr]
+
+
+def test_the_response_to_the_class_is_a_share_of_the_variance() -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
+    assert class_response(np.tile(drawn, (4, 1, 1, 1)), 4) == 0, "the same whatever is asked for"
+    assert class_response(np.repeat(drawn[:4], 8, 0), 4) == pytest.approx(1), "one picture of each class"
+    one, two = np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 60, 120], np.uint8)[:, None, None, None]
+    added = np.concatenate([one + two, one + two + np.uint8(30)])  # seeds: variance 2400, classes: 225
+    assert class_response(added, 2) == pytest.approx(225 / 2625)
+
+
+def test_the_share_of_the_class_in_real_pictures_is_not_made_larger_by_few_of_them() -> None:
+    generator = np.random.default_rng(0)
+    label = np.arange(400) % 4
+    blind = generator.integers(0, 256, (400, 4, 4, 1), np.uint8)
+    assert class_share(blind, label) < 0.01 and class_share(blind[:12], label[:12]) < 0.15
+    told = (generator.normal(0, 10, (400, 4, 4, 1)) + 60 + 30 * label[:, None, None, None]).astype(np.uint8)
+    assert class_share(told, label) == pytest.approx(1500 / 1600, abs=0.02), "unbiased: variance of means is 1500"
+    assert class_share(blind, np.zeros(400, int)) == 0
+
+
+def test_a_label_agreement_at_chance_is_called_out_and_never_best(tmp_path: Path) -> None:
+    assert at_chance(0.12, 10) and not at_chance(0.5, 10) and at_chance(0.52, 2) and not at_chance(0.9, 2)
+    run, data = tiny_run("cgan", tmp_path / "run", evaluate_every=3)
+    train(run, data)
+    watch = Watch(run, data)
+    facts = {"during": "training", "interval": None, "n": 100}
+    for step, frechet, agreement in ((3, 1.0, 0.1), (6, 5.0, 0.9)):
+        rows = {"frechet": frechet, "label_agreement": agreement}
+        append(
+            run.folder / "measurements.jsonl",
+            *({"metric": name, "value": v, "passport": {"step": step}, **facts} for name, v in rows.items()),
+        )
+    assert watch.best() == 6, "step 3 is nearer to real pictures, of classes that nobody asked for"
+    append(run.folder / "measurements.jsonl", {"metric": "label_agreement", "value": 0.1, "passport": {"step": 6}})
+    (run.folder / "log.jsonl").write_text("")
+    append(run.folder / "log.jsonl", *lines(40))
+    report((run.folder,), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Class not heeded" in page and "in 10% of the samples at step 6; by chance it would be 10%" in page
+
+
 def test_it_is_too_early_until_there_are_enough_points_of_enough_steps() -> None:
     assert said(lines(FEWEST - 1)) == "too early to say" and said(lines(FEWEST)) == "healthy"
     assert said(lines(50, every=5, real_accuracy=seesaw)) == "too early to say"
@@ -169,7 +237,7 @@ def test_cures_are_settings_that_the_recipe_has_and_that_were_others(name: str, 
     """Each is read by the recipe's own command line, and changes the settings to what it says."""
     run = run_of(name, tmp_path / "run")
     found = {verdict: cures(run, verdict) for verdict in TROUBLE}
-    assert all(found.values()), "there is always something to try"
+    assert all(found[verdict] for verdict in TROUBLE if verdict != "class not heeded"), "always something to try"
     assert not cures(run, "healthy") and not cures(run, "too early to say")
     for cure in {cure.words: cure for several in found.values() for cure in several}.values():
         words = shlex.split(cure.command)
@@ -179,7 +247,7 @@ def test_cures_are_settings_that_the_recipe_has_and_that_were_others(name: str, 
         assert command.model != run.config.model and command.train == run.config.train
 
 
-@pytest.mark.parametrize("name", ["gan", "dcgan", "wgan-gp"])
+@pytest.mark.parametrize("name", ["gan", "dcgan", "wgan-gp", "cgan", "infogan"])
 def test_cured_settings_can_be_built(name: str, tmp_path: Path) -> None:
     run = run_of(name, tmp_path / "run")
     run = replace(run, config=replace(run.config, model=recipe(name).tiny))
@@ -200,6 +268,13 @@ def test_what_is_so_already_is_no_cure(tmp_path: Path) -> None:
     words = [word for cure in cures(other, "discriminator won") for word in cure.words]
     assert "--model.game.r1" not in words and "hinge" not in words and "--model.discriminator.betas" not in words
     assert not cures(run_of("vae", tmp_path / "vae"), "collapsed")
+    paired = next(cure for cure in cures(other, "collapsed") if "relativistic" in cure.words)
+    assert paired.words == (
+        *("--model.game.name", "relativistic", "--model.game.r2", "2.0", "--model.game.r1-every", "1"),
+    ), "R2 as strong as R1, which stays what it was"
+    batch = run_of("dcgan", tmp_path / "batch", discriminator_norm="batch")
+    words = [word for verdict in TROUBLE for cure in cures(batch, verdict) for word in cure.words]
+    assert "--model.game.r1" not in words and "--model.game.r2" not in words
     assert set(REMEDIES) == set(TROUBLE)
 
 
@@ -222,7 +297,8 @@ def test_a_resumed_run_says_the_same(
     whole, data = started(tmp_path / "whole", 120)
     train(whole, data)
     told = capsys.readouterr().err
-    assert told.count(PREFIX) == 1 and "discriminator won" in told and "--model.game.r1" in told
+    assert told.count(PREFIX) == 1 and "discriminator won" in told and "\n  --model.game.r1 1.0\n" in told
+    assert "each to be tried by itself in a new `tasvir train`" in told
     half, _ = started(tmp_path / "half", 106)
     train(half, data)
     capsys.readouterr()
@@ -304,7 +380,9 @@ def test_a_habit_that_cannot_be_is_said_and_never_refuses(
     none = replace(data, test=replace(data.test, images=data.test.images[:0], labels=data.test.labels[:0]))
     assert _watch(run, none) is None
     said = capsys.readouterr().err
-    assert said == "No best checkpoint will be kept: there are no held-out pictures to measure with.\n"
+    assert (
+        said == "No best checkpoint will be kept: there are no held-out pictures to measure with, and 10 are needed.\n"
+    )
     assert train(run, none) == "done"
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from contextlib import redirect_stderr
 from importlib import import_module
@@ -109,10 +110,16 @@ def parse(kind: Any, words: list[str], program: str, **options: Any) -> Any:
 
 def _plain(boxed: str, program: str) -> str:
     """tyro's boxed error as one sentence, the settings that were perhaps meant, and where to read on."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
-    inside = lines[1:]
+    bare = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│|╭╮╰╯+ ") for line in boxed.splitlines()]
+    lines = ["" if set(line) <= set("─━- ") else line.strip("─ ") for line in bare]  # without frame and rulers
+    inside = lines[next((position for position, line in enumerate(lines) if line), 0) + 1 :]
+    inside = inside[next((position for position, line in enumerate(inside) if line), 0) :]
     rule = next((position for position, line in enumerate(inside) if not line), len(inside))
     sentence = " ".join(inside[:rule]).rstrip(".")
+    if chosen := re.match(r"invalid choice '(.*)' for argument '(--\S+)'\. Expected one of \((.*)\)$", sentence):
+        given, setting, options = chosen.groups()
+        known = [word.strip("' ") for word in options.split(",")]
+        sentence = f"{setting} is {given!r}; it must be one of {', '.join(w for w in known if w != 'None')}"
     meant = [line.split()[0].rstrip(",") for line in inside[rule:] if line.startswith("--")]
     hint = f" Perhaps you meant {' or '.join(dict.fromkeys(meant[:3]))}." if "Perhaps" in boxed and meant else ""
     return f"{sentence}.{hint}\n`{program} --help` lists all settings."

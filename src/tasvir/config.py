@@ -17,6 +17,10 @@ class Refused(Exception):
     """What was asked for cannot be done; the message is one or two plain lines for a person. Exit code 2."""
 
 
+TINY = 1e-12
+"""The least value of what must be above 0."""
+
+
 @dataclass(frozen=True)
 class Range:
     """The values a number may have, both ends included; put beside its type with `Annotated`."""
@@ -29,6 +33,8 @@ class Range:
         return inside and (isinstance(value, int) or math.isfinite(value))
 
     def __str__(self) -> str:
+        if self.high is None and self.low == TINY:
+            return "above 0"
         if self.high is None:
             return f"finite and at least {self.low}" if isinstance(self.low, float) else f"at least {self.low}"
         return f"at most {self.high}" if self.low is None else f"from {self.low} to {self.high}"
@@ -37,7 +43,7 @@ class Range:
 Count = Annotated[int, Range(low=1)]
 Seed = Annotated[int, Range(low=0, high=2**62)]
 CountOrZero = Annotated[int, Range(low=0)]
-Positive = Annotated[float, Range(low=1e-12)]
+Positive = Annotated[float, Range(low=TINY)]
 NonNegative = Annotated[float, Range(low=0.0)]
 Fraction = Annotated[float, Range(low=0.0, high=1.0)]
 PositiveFraction = Annotated[float, Range(low=1e-6, high=1.0)]

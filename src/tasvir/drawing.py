@@ -16,6 +16,7 @@ from tasvir.config import Refused, nearest
 from tasvir.core import ABILITIES, Noise, NoiseKind, Tokenizes
 from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
+from tasvir.data.sources import ENDINGS
 from tasvir.models import RECIPES, recipe
 from tasvir.runs import Run
 from tasvir.spaces import PathName, Space
@@ -44,17 +45,27 @@ class Points:
 
 
 class Opened:
-    """A run with its model loaded, in evaluation mode with averaged weights, to draw with."""
+    """A run with its model loaded, in evaluation mode with averaged weights, to draw with.
 
-    def __init__(self, folder: Path | str | Run, ability: str | None = None, step: int | str | None = None):
+    `tells` says on stderr where the newest checkpoint, which is taken where no `step` is named, is not the best.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str | Run,
+        ability: str | None = None,
+        step: int | str | None = None,
+        tells: bool = True,
+    ):
         self.run = folder if isinstance(folder, Run) else Run.open(folder)
         self.device = choose_device("auto")
         self.model: Any
         self.model, self.step = self.run.load_model(step, device=self.device)
         self.require(*filter(None, [ability]))
         changed = foundation.changed(self.run)
-        if changed:
-            print(changed, file=sys.stderr)
+        better = self.run.better(self.step) if tells and step is None else ""
+        for sentence in filter(None, [changed, better]):
+            print(sentence, file=sys.stderr)
 
     def require(self, *names: str) -> None:
         """Raise `Refused` if the model lacks one of these abilities."""
@@ -99,6 +110,8 @@ class Opened:
         """The first `number` held-out pictures, or those of a file, folder, zip or set."""
         if source is None:
             return np.asarray(self.held_out[:number])
+        if not Path(source).exists() and (len(Path(source).parts) > 1 or Path(source).suffix[1:].lower() in ENDINGS):
+            raise Refused(f"There is no file {source}.")
         wanted = self.run.pictures
         found, skipped = look(source, number, self.run.config.data, wanted.size, wanted.channels)
         for file, reason in skipped:

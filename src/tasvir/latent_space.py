@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tasvir.config import Refused
-from tasvir.core import Noise
+from tasvir.core import Noise, abilities
 from tasvir.data import Dataset, load
 from tasvir.drawing import BATCH, Opened, PriorName, class_number
 from tasvir.losses.divergences import gaussian_kl
@@ -145,6 +145,11 @@ def traversals(
     """The first picture with one latent dimension changed, a row for each of the `number` that tell most of
     `known` held-out pictures. Raises `Refused` if the model does not encode and decode.
     """
+    if {"encode", "decode"} & set(abilities(opened.model)) == {"decode"}:
+        raise Refused(
+            f"{opened.run.config.recipe} does not encode, so none of its dimensions tells more than another: traverse "
+            "takes autoencoders that encode and decode, and infogan.\n`tasvir interpolate` walks between its latents."
+        )
     opened.require("encode", "decode")
     about = dimensions(opened, known)
     real = opened.real(source, 1)
@@ -169,8 +174,8 @@ def code_traversals(opened: Opened, number: int = 10, steps: int = 9, seed: int 
     """For a model with codes, a sheet for each kind: every category of random latents, and every continuous code.
 
     Each categorical code has a column for each category, and `number` rows, each of one noise. Each continuous code is
-    taken from -2 to 2, in a row for each category of the first categorical code. All other parts of the latent stay as
-    they are, continuous codes at 0. Raises `Refused` if the model has no codes.
+    taken from -2 to 2, in a row for each of the first `number` categories of the first categorical code. All other
+    parts of the latent stay as they are, continuous codes at 0. Raises `Refused` if the model has no codes.
     """
     codes = getattr(opened.model, "latent_codes", ())
     if not codes:
@@ -194,9 +199,10 @@ def code_traversals(opened: Opened, number: int = 10, steps: int = 9, seed: int 
         starts, names = drawn[:1], [code.name]
         if categorical:
             first = categorical[0]
-            starts = np.repeat(drawn[:1], first.size, 0)
-            starts[:, first.start : first.start + first.size] = np.eye(first.size)
-            names = [f"{code.name}, {first.name} {place}" for place in range(first.size)]
+            shown = min(number, first.size)
+            starts = np.repeat(drawn[:1], shown, 0)
+            starts[:, first.start : first.start + first.size] = np.eye(first.size)[:shown]
+            names = [f"{code.name}, {first.name} {place}" for place in range(shown)]
         latents = np.repeat(starts[:, None], steps, 1)
         latents[:, :, code.start] = np.linspace(-CODE_ENDS, CODE_ENDS, steps)
         latents_of_codes.append(latents)

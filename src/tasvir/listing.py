@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import re
 from typing import Any
 
 from rich.console import Console
@@ -20,20 +21,41 @@ def recipes(name: str | None, as_json: bool) -> str:
         return json.dumps(plain, indent=1) if as_json else _one(plain)
     every = {known: recipe(known) for known in RECIPES}
     if as_json:
-        rows = [{"recipe": n, "summary": r.summary, "abilities": abilities(r.model)} for n, r in every.items()]
+        rows = [
+            {"recipe": n, "summary": r.summary, "abilities": abilities(r.model), "needs": needs(r)}
+            for n, r in every.items()
+        ]
         return json.dumps(rows, indent=1)
     table = Table("recipe", "what it is", "sizes", "can", "measured", box=None, pad_edge=False)
     for known, row in every.items():
-        table.add_row(known, row.summary, row.model.sizes, ", ".join(abilities(row.model)), _measured(row))
+        can = ", ".join(abilities(row.model))
+        what = f"{row.summary} Needs {needs(row)}." if needs(row) else row.summary
+        table.add_row(known, what, row.model.sizes, can, _measured(row))
     return _text(table) + "\n\n`tasvir recipes NAME` tells more of one; `tasvir train NAME --help` lists its settings."
+
+
+NEEDS = {"labels": "classes", "source": "pairs"}
+"""What must stand beside pictures, in a word."""
+
+
+CLASSES = tuple("0123456789")
+"""Of the pictures that networks are told for, where a recipe needs classes."""
+
+
+def needs(row: Recipe) -> str:
+    """What must stand beside the pictures that a recipe is trained on, in words; empty where nothing must."""
+    if row.model.few_labels:
+        return "few labels"
+    return ", ".join(NEEDS.get(need, need) for need in row.model.needs)
 
 
 def describe(name: str) -> dict[str, Any]:
     """A recipe as plain values; its networks built for the size it trains on by default."""
     found = recipe(name)
-    size = found.data.size or 64
+    size = found.data.size or told_size(found.summary) or 64
     below = usual_foundation(name)
-    model = build(name, found.config, Pictures(channels=3, size=size), below)
+    classes = CLASSES if "labels" in found.model.needs else ()
+    model = build(name, found.config, Pictures(channels=3, size=size, classes=classes), below)
     networks = [
         {
             "player": player,
@@ -48,9 +70,10 @@ def describe(name: str) -> dict[str, Any]:
         "recipe": name,
         "summary": found.summary,
         "source": (inspect.getdoc(inspect.getmodule(found.model)) or "").strip(),
+        "needs": needs(found),
         "sizes": found.model.sizes,
         "abilities": abilities(found.model),
-        "pictures": f"{size}×{size} colour",
+        "pictures": f"{size}×{size} colour{f' of {len(classes)} classes' if classes else ''}",
         "networks": networks,
         "stands_on": None if below is None else below.recipe,
         "model": to_plain(found.config),
@@ -58,6 +81,19 @@ def describe(name: str) -> dict[str, Any]:
         "published": found.published,
         "expect": [to_plain(one) for one in found.expect],
     }
+
+
+def told_size(summary: str) -> int | None:
+    """The size that a recipe's summary says it is for, where it does: `… of 32 px.`"""
+    found = re.search(r"for pictures of (\d+) px", summary)
+    return int(found[1]) if found else None
+
+
+NEEDED = {
+    "classes": " beside the pictures, and draws for them: `tasvir sample --label`",
+    "few labels": ": --data.labelled says how many pictures keep theirs",
+}
+"""More about what a recipe needs."""
 
 
 def _one(plain: dict[str, Any]) -> str:
@@ -69,6 +105,7 @@ def _one(plain: dict[str, Any]) -> str:
         plain["source"],
         "",
         f"pictures of {plain['sizes']}; can {', '.join(plain['abilities'])}",
+        *([f"needs {plain['needs']}{NEEDED.get(plain['needs'], '')}"] if plain["needs"] else []),
         *([f"trains {plain['stands_on']} first and stands on it"] if plain["stands_on"] else []),
         "",
         f"networks for {plain['pictures']}:",

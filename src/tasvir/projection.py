@@ -1,6 +1,7 @@
 """Given pictures found again in a model's latent space, by descending their distance to what it makes of a latent.
 
-In w as in Karras et al. 2020 (arXiv 1912.04958, appendix D); in z from several samples that are already like them.
+In w as in Karras et al. 2020 (arXiv 1912.04958, appendix D), but w alone is searched: the noise inputs, which the paper
+descends too, stay those of `synthesize`. In z from several samples that are already like them.
 """
 
 import math

@@ -329,7 +329,7 @@ class Run:
         best = self.best()
         if best is None or best.step == step:
             return ""
-        return f"These are of step {step}; the best by what was measured in training is step {best.step}: --step best."
+        return f"Step {step} is the newest; the best by what was measured in training is step {best.step}: --step best."
 
     def keep_as_best(self, checkpoint: Checkpoint) -> None:
         """Let the link `best` name this checkpoint, which then stays."""

@@ -38,20 +38,42 @@ def has_styles(model: Any) -> bool:
     return callable(getattr(model, "map", None)) and callable(getattr(model, "synthesize", None))
 
 
-def space_of(model: Any, recipe: str, name: SpaceName | None = None) -> Space:
+def space_of(model: Any, recipe: str, name: SpaceName | None = None, truncation: float | None = None) -> Space:
     """The space of that name; left out, w where the model has it (Karras et al. 2019, arXiv 1812.04948), else z.
 
-    Raises `Refused` for w where there is none.
+    `truncation` is as in `sample`: of what enters, or where z is mapped to w, of this w. Raises `Refused` for w where
+    there is none, and for a truncation that the model does not know.
     """
+    if truncation is not None and not model.truncates:
+        raise Refused(f"{recipe} draws nothing that could be truncated; leave --truncation out.")
+    if truncation is not None and not has_styles(model) and model.config.noise != "normal":
+        raise Refused("Truncation is of normal noise: leave --truncation out.")
+
+    def kept(latent: Tensor) -> Tensor:
+        return latent if truncation is None else model.truncate(latent, truncation)
 
     def told(label: Tensor | None) -> dict[str, Tensor]:
         return {} if label is None else {"label": label}
 
     if name == "w" and not has_styles(model):
         raise Refused(f"{recipe} has no w, only z: leave --space out. Style-based generators have both.")
-    if name == "z" or not has_styles(model):
-        return Space("z", "spherical", lambda z, label: z, lambda z, label: model.decode(z, **told(label)))
-    return Space("w", "linear", lambda z, label: model.map(z, **told(label)), lambda w, label: model.synthesize(w))
+    if not has_styles(model):
+        return Space("z", "spherical", lambda z, label: kept(z), lambda z, label: model.decode(z, **told(label)))
+
+    def enter(z: Tensor, label: Tensor | None) -> Tensor:
+        return kept(model.map(z, **told(label)))
+
+    def made(w: Tensor, label: Tensor | None) -> Tensor:
+        return shown(model.synthesize(w))
+
+    if name == "z":
+        return Space("z", "spherical", lambda z, label: z, lambda z, label: made(enter(z, label), label))
+    return Space("w", "linear", enter, made)
+
+
+def shown(image: Tensor) -> Tensor:
+    """Pictures [N,C,S,S] as they are shown, with values clamped to [-1,1], whose gradients are as without."""
+    return image + (image.clamp(-1, 1) - image).detach()
 
 
 def linear(start: Tensor, end: Tensor, part: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class Route:
     """Left out, w where the model has it."""
     path: PathName | None = None
     """Left out, the space's own."""
+    truncation: float | None = None
+    """As of `sample`; of models that draw latents at random."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Stops:
 def stops(opened: "Opened", route: Route) -> Stops:
     """Raises `Refused` where the model cannot encode the pictures asked for, or knows no such space or class."""
     model, recipe, each = opened.model, opened.run.config.recipe, _is_each(opened, route)
-    space = space_of(model, recipe, route.space)
+    space = space_of(model, recipe, route.space, route.truncation)
     if each and not opened.conditional:
         raise Refused(f"{recipe} does not know classes, so --label each has no meaning.")
     told = None if each else opened.labels(route.label, route.number)
@@ -78,7 +80,7 @@ def stops(opened: "Opened", route: Route) -> Stops:
         latents, classes = latents.repeat(count, 1, 1), np.repeat(np.arange(count), number).tolist()
     flat = latents.flatten(0, 1)
     label = None if classes is None else np.repeat(classes, latents.shape[1])
-    entered = flat if space.name == "z" else opened.in_space(space.enter, flat, label)
+    entered = opened.in_space(space.enter, flat, label)
     return Stops(space, route.path or space.path, entered.view(*latents.shape[:2], -1), classes, names, number)
 
 

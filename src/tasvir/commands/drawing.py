@@ -1,6 +1,5 @@
 """What a trained run draws: samples and reconstructions."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,8 +18,8 @@ class Sample:
     number: Number = 64
     """Pictures; of each class, with --label each."""
     label: str | None = None
-    """Class name or number, for recipes that know classes; `each` draws all, a row each, the same seeds for every one.
-    """
+    """Class name or number, for recipes that know classes (`tasvir recipes` marks them); `each` draws all, a row each,
+    the same seeds for every one."""
     prior: Literal["model", "mixture"] = "model"
     """Where latents come from: the model's own prior, or a mixture of Gaussians fitted once to the latents of training
     pictures and kept in the run's folder (Ghosh et al. 2020); for models that encode and decode."""
@@ -36,6 +35,7 @@ class Sample:
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
+        from tasvir.spaces import has_styles
 
         pictures.check_out(self.out)
         opened = drawing.Opened(self.run, "sample" if self.prior == "model" else None, self.step)
@@ -49,13 +49,13 @@ class Sample:
             labels = opened.labels(self.label, self.number)
             images = opened.samples(seeds, self.noise, labels, self.prior, self.truncation)
             columns, names = None, []
-        print(
-            pictures.write(
-                images, self.out, columns=columns, labels=labels, seeds=seeds, classes=classes, row_names=names
-            )
+        said = pictures.write(
+            images, self.out, columns=columns, labels=labels, seeds=seeds, classes=classes, row_names=names
         )
-        if self.step is None and (better := opened.run.better(opened.step)):
-            print(better, file=sys.stderr)
+        if self.truncation is not None:
+            by = f"{self.truncation:g}"
+            said += f"; w drawn to its mean by {by}" if has_styles(opened.model) else f"; latent values within ±{by}"
+        print(said)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from tasvir.models import RECIPES, recipe
 if TYPE_CHECKING:
     from tasvir.core import Model
     from tasvir.data import Dataset
+    from tasvir.data.packing import TooFew
     from tasvir.runs import Run
 
 FEW = 2000
@@ -37,6 +38,19 @@ def without_labels(name: str, pictures: Pictures) -> list[str]:
 
     able = [other for other in RECIPES if recipe(other).model.lacks(pictures) is None]
     return sorted(able, key=lambda other: family(other) != family(name))
+
+
+def of_too_few(name: str, error: "TooFew") -> Refused:
+    """What is refused where there are too few pictures to train anything on, with what else the recipe lacks, and what
+    it can do with few."""
+    from tasvir.data.packing import MINIMUM
+
+    chosen, said = recipe(name), str(error)
+    if "labels" in chosen.model.needs and not error.classes:
+        said += f"\n{name} needs classes as well, and these have none: put each class into a folder of its own."
+    if hasattr(chosen.config, "augment"):
+        said += f"\nFrom {MINIMUM} pictures on, {name} can augment them: --model.augment.name ada or diffaugment."
+    return Refused(said)
 
 
 def few_pictures(run: "Run", model: "Model", dataset: "Dataset") -> str | None:

@@ -52,7 +52,8 @@ class Traverse:
     out: Path = Path("traversals.png")
     """x.png rows with their names; x.gif, x.webp or x.mp4 a film; .npz; a folder."""
     number: Number = 10
-    """Dimensions; random latents, for models with codes."""
+    """Rows: dimensions; of models with codes, random latents of each categorical code, and categories of each
+    continuous one."""
     steps: Steps = 9
     """Pictures of each."""
     along: Literal["deviations", "quantiles"] = "deviations"

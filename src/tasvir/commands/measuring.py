@@ -1,12 +1,13 @@
 """What is told of recipes and runs: their numbers, tables, pages."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from tasvir.cli import parse
 from tasvir.commands.words import Number, Step
 from tasvir.config import Count, CountOrZero, DataConfig, Refused, Seed
 
@@ -50,10 +51,7 @@ class Evaluate:
     labels: str | None = None
     """Which attribute of the reference is the class, for sets that have several."""
     metrics: tuple[str, ...] = ()
-    """Which, by these names or by those of their numbers; left out, all that fit and need nothing to be fetched.
-    Sets: frechet kid inception-score precision-recall prd sliced-wasserstein classes label-agreement
-    classification-accuracy ms-ssim-diversity diversity nearest-class memorization path-length. Pairs: pixels structure
-    lpips super-resolution reconstruction-frechet. Likelihood: bound likelihood codes. Latents: disentanglement."""
+    """Which, by name or by the names of their numbers; left out, all that fit and need nothing to be fetched."""
     features: str | None = None
     """In which features distances are measured: classifier, inception, dinov2, clip, pixels, timm:NAME,
     torchvision:NAME; left out, classifier for drawn sets with classes, else inception."""
@@ -81,6 +79,11 @@ class Evaluate:
     """Folder for figures of generated pictures; a run has its own."""
     json: bool = False
     """For programs."""
+
+    @classmethod
+    def from_words(cls, words: list[str]) -> "Evaluate":
+        """As any command; its help lists the metrics that there are."""
+        return parse(_listing_metrics() if {"-h", "--help"} & set(words) else cls, words, "tasvir evaluate")
 
     def __call__(self) -> None:
         self._check()
@@ -140,6 +143,19 @@ class Evaluate:
                 self.out.open("a").close()
             except OSError as error:
                 raise Refused(f"--out {self.out} cannot be written: {error.strerror or error}.") from None
+
+
+def _listing_metrics() -> type[Evaluate]:
+    """`Evaluate` with the names of all metrics in what is said of `--metrics`."""
+    from tasvir.metrics.table import METRICS
+
+    said = (
+        "Which, by these names or by those of their numbers; left out, all that fit and need nothing to be fetched: "
+        f"{' '.join(METRICS)}."
+    )
+    listed = Annotated[tuple[str, ...], tyro.conf.arg(help=said)]
+    field: tuple[str, Any, Any] = ("metrics", listed, ())
+    return make_dataclass("Evaluate", [field], bases=(Evaluate,), frozen=True, namespace={"__doc__": Evaluate.__doc__})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from typing import Literal
 from tasvir.commands.words import Folder, Label, Number, Step
 from tasvir.config import Count, Positive, Refused, Seed
 
+MOST = 100
+"""Training pictures beside a sample, at most."""
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -47,6 +50,9 @@ class Neighbours:
         known = opened.dataset.train.images
         if not len(known):
             raise Refused(f"{opened.run.data_words} is streamed: its training pictures are not at hand to be compared.")
+        if self.nearest > min(len(known), MOST):
+            there = f"there are {len(known)} training pictures" if len(known) < MOST else f"a row has {MOST} at most"
+            raise Refused(f"--nearest is {self.nearest}, and {there}: give fewer.")
         number = max(1000, self.number) if self.worst else self.number
         seeds = range(self.seed, self.seed + number)
         labels = opened.labels(self.label, number)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from tasvir.cli import parse
-from tasvir.commands.fitting import check_pictures, few_pictures
+from tasvir.commands.fitting import check_pictures, few_pictures, of_too_few
 from tasvir.commands.stages import built, steps_done, train_all
 from tasvir.commands.words import Folder
 from tasvir.config import Count, CountOrZero, DataConfig, Foundation, Pictures, Refused, RunConfig, Seed, TrainConfig
@@ -71,6 +71,7 @@ class Train:
 
     def __call__(self) -> int:
         from tasvir.data import load
+        from tasvir.data.packing import TooFew
         from tasvir.models import recipe
         from tasvir.runs import Run, check_vacant
         from tasvir.training import processes
@@ -92,7 +93,10 @@ class Train:
             data = replace(data, size=below.pictures.size)
         if data.size is not None and not kind.accepts(data.size):
             raise Refused(f"{self.recipe} takes pictures of {kind.sizes}, not {data.size} px: set --data.size.")
-        dataset = load(data, lambda native: _fitting_size(kind, native))
+        try:
+            dataset = load(data, lambda native: _fitting_size(kind, native))
+        except TooFew as error:
+            raise of_too_few(self.recipe, error) from None
         if processes.is_writer():
             processes.wait()
         check_pictures(self.recipe, dataset.pictures)

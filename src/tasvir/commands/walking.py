@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tasvir.commands.words import Folder, Source, Step
-from tasvir.config import Count, Refused, Seed
+from tasvir.config import Count, Positive, Refused, Seed
 
 FILM = (".gif", ".webp", ".mp4")
 RATE = 20
@@ -42,6 +42,9 @@ class Interpolate:
     """Pictures of a film, 20 a second."""
     speed: Literal["eased", "constant"] = "eased"
     """Of a film: slower at each latent that it goes through, or the same all the way."""
+    truncation: Positive | None = None
+    """Less variety for better pictures, in GANs: latent values are kept within ± this; StyleGANs draw w towards its
+    mean by this factor, 0.7 for example. See `tasvir sample`."""
     seed: Seed = 0
     """Of the first random latent, where the model does not encode."""
     step: Step = None
@@ -60,7 +63,7 @@ class Interpolate:
         opened = drawing.Opened(self.run, "decode", self.step)
         number = self.number or (1 if self.label == walks.EACH else 8)
         stops = self.through if film else 2
-        route = walks.Route(self.pictures, number, stops, self.label, self.seed, self.space, self.path)
+        route = walks.Route(self.pictures, number, stops, self.label, self.seed, self.space, self.path, self.truncation)
         at = walks.stops(opened, route)
         if not film:
             images = walks.rows(opened, at, self.steps)

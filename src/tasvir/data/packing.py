@@ -35,6 +35,15 @@ ROW = np.dtype([("stamp", "<u8"), ("digest", "V16"), ("side", "<u4"), ("split", 
 """What the index of a pack remembers of each picture, so that it need not be read again."""
 
 
+class TooFew(Refused):
+    """There are fewer readable pictures than `MINIMUM`."""
+
+    def __init__(self, message: str, classes: bool):
+        super().__init__(message)
+        self.classes = classes
+        """Whether they have classes."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Pictures mapped from disk, with what stands beside them."""
@@ -318,7 +327,8 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
     if index:
         np.save(folder / "index.npy", np.concatenate(index))
     bad = [(items.names[number], reason) for number, reason in sorted(seen.bad.items())]
-    _refuse_too_few(order, total - len(seen.bad), counts, [*source.skipped, *bad], planned)
+    skipped = [*source.skipped, *bad]
+    _refuse_too_few(order, total - len(seen.bad), counts, skipped, planned, items.labels is not None)
     if order.color == "auto" and channels == 3 and seen.grey:
         channels = made_grey(folder, "images")
     if order.color == "auto" and source_channels == 3 and seen.grey_sources:
@@ -385,14 +395,17 @@ def _large(size: int) -> str:
 
 
 def _refuse_too_few(
-    order: _Order, readable: int, counts: dict[str, int], skipped: list[tuple[str, str]], planned: Plan
+    order: _Order,
+    readable: int,
+    counts: dict[str, int],
+    skipped: list[tuple[str, str]],
+    planned: Plan,
+    classes: bool,
 ) -> None:
     name = order.source.name
     if readable < MINIMUM:
-        raise Refused(
-            f"{name} has {readable} readable pictures; at least {MINIMUM} are needed.\n"
-            + (f"Not readable: {_some(skipped)}." if skipped else "Add more.")
-        )
+        unread = f"Not readable: {_some(skipped)}." if skipped else "Add more."
+        raise TooFew(f"{name} has {readable} readable pictures; at least {MINIMUM} are needed.\n{unread}", classes)
     for split, count in counts.items():
         if count == 0:
             if order.fraction < 1:

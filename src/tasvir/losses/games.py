@@ -106,8 +106,8 @@ class GameConfig:
     gradient_penalty: NonNegative | None = None
     """Weight of the gradient penalty (10 in wasserstein-penalty; 0 is off)."""
     r1: NonNegative = 0.0
-    """Weight gamma of the R1 penalty on real pictures; 0 is off. Like R2, it is at pictures as augmented and not through
-    the augmentation, as the code of ADA and of R3GAN has it: sampling on a grid has no second derivative."""
+    """Weight gamma of the R1 penalty on real pictures; 0 is off. Where pictures are augmented, both penalties are at
+    the augmented ones."""
     r2: NonNegative = 0.0
     """Weight gamma of the same penalty on generated pictures; 0 is off."""
     r1_every: Count = 16

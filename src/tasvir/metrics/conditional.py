@@ -10,6 +10,8 @@ from tasvir.metrics.values import Value, bootstrap, of_share
 
 DISOBEYED = 0.9
 """Share of the mean agreement below which the least obeyed class is named."""
+OBEYED = 0.1
+"""Part of the way from chance to 1 from which on a label agreement is more than chance."""
 MISSING = 1 / 3
 """Share of its part among real pictures below which a class counts as missing ..."""
 EXPECTED = 20
@@ -38,6 +40,12 @@ def label_agreement(subject: Subject) -> list[Value]:
             note=least_obeyed(hits, asked, subject.classes),
         )
     ]
+
+
+def at_chance(agreement: float, classes: int) -> bool:
+    """Whether a `label_agreement` is about what a generator reaches that does not heed the class: 1/classes, and up to
+    a tenth of the way from there to 1."""
+    return classes > 1 and agreement < (1 + OBEYED * (classes - 1)) / classes
 
 
 def least_obeyed(hits: np.ndarray, asked: np.ndarray, names: tuple[str, ...]) -> str | None:

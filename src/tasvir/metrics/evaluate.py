@@ -231,7 +231,12 @@ def _able(rows: list[str], has: set[str], what: str) -> list[str]:
     for name in rows:
         if name not in able:
             lacks = ", ".join(_LACKS.get(need, need) for need in METRICS[name].needs if need not in has)
-            raise Refused(f"{what} cannot be measured by {name}: it has no {lacks}.\nIt can by {', '.join(able)}.")
+            meant = (
+                " Perhaps you meant test-accuracy." if name == "classification-accuracy" and "classify" in has else ""
+            )
+            raise Refused(
+                f"{what} cannot be measured by {name}: it has no {lacks}.{meant}\nIt can by {', '.join(able)}."
+            )
     return able
 
 
@@ -240,7 +245,7 @@ _LACKS = {
     "pairs": "reconstructions or pairs",
     "labels": "classes in the reference",
     "reference": "reference set",
-    "asked": "samples that were asked for classes",
+    "asked": "samples of a class that was asked for (the recipes that take --label draw such)",
     "factors": "known factors of variation (cartoons have them)",
     "train": "training pictures at hand",
     "test": "held-out pictures",

@@ -7,9 +7,11 @@ from typing import Any
 from tasvir.config import Refused
 from tasvir.data import Dataset
 from tasvir.drawing import Opened
-from tasvir.metrics import evaluate
+from tasvir.metrics import evaluate, features
+from tasvir.metrics.conditional import at_chance
 from tasvir.metrics.directions import better, loss
 from tasvir.metrics.features import EXTRACTORS
+from tasvir.metrics.subject import given_by, given_by_set
 from tasvir.metrics.table import METRICS
 from tasvir.models import recipe
 from tasvir.runs import Run
@@ -20,6 +22,9 @@ SHARE = 0.1
 """Most of the time since the last measurement that one may take, where measuring is the recipe's habit."""
 FEWEST = 10
 """Held-out pictures that the recipe's habit needs."""
+BESIDE = "label-agreement"
+"""What is measured besides of a model that draws for a class, where the classifier is the features anyway: `best` names
+no checkpoint in which the class is not heeded."""
 
 
 def is_habit(run: Run) -> bool:
@@ -42,13 +47,14 @@ class Watch:
         settings, self.usual = run.config.train, is_habit(run)
         self.over, self.took, self.ended = False, 0.0, 0.0
         self.run, self.dataset = run, dataset
-        metrics = settings.evaluate_metrics or (recipe(run.config.recipe).best,)
+        metrics = settings.evaluate_metrics or (recipe(run.config.recipe).best, *_beside(run, dataset))
         self.protocol = evaluate.Protocol(
             metrics, settings.evaluate_features, number=settings.evaluate_number, draws=DRAWS
         )
         evaluate.check(recipe(run.config.recipe).model, dataset, self.protocol, ready=not self.usual)
         if self.usual and len(dataset.test) < FEWEST:
-            raise Refused(f"there are {len(dataset.test) or 'no'} held-out pictures to measure with")
+            there = f"there are {len(dataset.test) or 'no'} held-out pictures to measure with"
+            raise Refused(f"{there}, and {FEWEST} are needed")
         self.decisive = metrics[0]
         number = METRICS[self.decisive].gives[0] if self.decisive in METRICS else self.decisive
         if better(number) is None:
@@ -66,7 +72,7 @@ class Watch:
             opened.dataset = self.dataset
             began = time.monotonic()
             try:
-                found = evaluate.of_run(self.run.folder, self._protocol(before), opened=opened, training=True)
+                found = self._measured(opened, before)
             except (Refused, OSError) as error:  # training goes on
                 self.over = self.usual
                 return [f"Step {step} was not measured: {error}"]
@@ -78,7 +84,21 @@ class Watch:
         if not found:
             return []
         numbers = ", ".join(f"{line['metric']} {line['value']:.4g}" for line in found)
-        return [f"Step {step}: {numbers}{' (the best so far)' if best == step else f'; best was step {best}'}."]
+        which = " (the best so far)" if best == step else "" if best is None else f"; best was step {best}"
+        unheeded = "; the class is not heeded, so it is not kept as best" if step in self._unheeded() else ""
+        return [f"Step {step}: {numbers}{which}{unheeded}."]
+
+    def _measured(self, opened: Opened, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What was measured of a checkpoint; without what is measured beside it where the classifier is too weak."""
+        protocol = self._protocol(before)
+        try:
+            return evaluate.of_run(self.run.folder, protocol, opened=opened, training=True)
+        except Refused as error:
+            if self.run.config.train.evaluate_metrics or not str(error).startswith(f"{BESIDE}: "):
+                raise
+            self.protocol = replace(self.protocol, metrics=(self.decisive,))
+            protocol = replace(protocol, metrics=(self.decisive,))
+            return evaluate.of_run(self.run.folder, protocol, opened=opened, training=True)
 
     def _passed_over(self, step: int) -> bool:
         """Whether the recipe's habit leaves this checkpoint out."""
@@ -96,7 +116,8 @@ class Watch:
         return [line for line in self.run.lines("measurements.jsonl") if line.get("during") == "training"]
 
     def best(self) -> int | None:
-        """The step whose checkpoint is best by the first metric; the first of several equal ones."""
+        """The step whose checkpoint is best by the first metric, of those that heed the class; the first of several
+        equal ones."""
         lines = [line for line in self.lines() if self._decides(line["metric"])]
         first = lines[0]["metric"] if lines else ""  # of the numbers of one row
         losses = {
@@ -104,11 +125,29 @@ class Watch:
             for line in lines
             if line["metric"] == first
         }
-        known = {step: value for step, value in losses.items() if value is not None}
+        unheeded = self._unheeded()
+        known = {step: value for step, value in losses.items() if value is not None and step not in unheeded}
         return min(known, key=known.__getitem__, default=None)
+
+    def _unheeded(self) -> set[int]:
+        """Steps at which the class that was asked for was seen no more often than by chance."""
+        classes = len(self.run.pictures.classes)
+        return {
+            line["passport"]["step"]
+            for line in self.lines()
+            if line["metric"] == "label_agreement" and at_chance(line["value"], classes)
+        }
 
     def _decides(self, metric: str) -> bool:
         wanted, plain = (word.removeprefix("reconstruction_") for word in (self.decisive, metric))
         if self.decisive in METRICS:
             return plain in METRICS[self.decisive].gives or metric in METRICS[self.decisive].gives
         return plain == wanted
+
+
+def _beside(run: Run, dataset: Dataset) -> tuple[str, ...]:
+    """What is measured beside the recipe's metric, unasked: only what costs next to nothing more."""
+    model, best = recipe(run.config.recipe).model, recipe(run.config.recipe).best
+    able = set(METRICS[BESIDE].needs) <= given_by(model, dataset) | given_by_set(dataset)
+    own = (run.config.train.evaluate_features or features.default(dataset)) == "classifier"
+    return (BESIDE,) if model.conditional and best == "frechet" and able and own else ()

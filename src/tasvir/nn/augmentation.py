@@ -3,6 +3,9 @@
 Real and generated pictures pass the same augmentation, each with draws of its own; gradients flow through it to the
 generated picture. It computes in float32. `diffaugment`: Zhao et al. 2020, arXiv 2006.10738. `ada`: Karras et al. 2020,
 arXiv 2006.06676.
+
+R1, R2 and the gradient penalty are at the augmented pictures. The code of ADA and of R3GAN differentiates on, through
+the augmentation, to the pictures as they were; here that cannot be: sampling on a grid has no second derivative.
 """
 
 from collections.abc import Callable
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
-from tasvir.config import Count, Fraction, Range
+from tasvir.config import Count, Fraction, Range, Refused, flag
 from tasvir.nn.everywhere import averaged, processes
 
 
@@ -38,12 +41,29 @@ class AugmentConfig:
     every: Count = 4
     """ada: steps between changes of the probability."""
 
+    def check(self) -> None:
+        """Raises `Refused` for settings that would change nothing."""
+        for name, own in OWN.items():
+            for setting in own:
+                if self.name != name and getattr(self, setting) != getattr(AugmentConfig(), setting):
+                    raise Refused(
+                        f"{flag(f'model.augment.{setting}')} is a setting of {name}, and --model.augment.name is "
+                        f"{self.name}: leave it out, or set --model.augment.name {name}."
+                    )
+            if self.name == name and not getattr(self, own[0]):
+                raise Refused(f"{flag(f'model.augment.{own[0]}')} is empty, so {name} would change nothing.")
+
+
+OWN = {"diffaugment": ("policy",), "ada": ("transforms", "probability", "target", "pictures", "every")}
+"""The settings of each augmentation, first of which is what it does."""
+
 
 class Augment(nn.Module):
     """Pictures [B,C,S,S] in [-1,1] to the same shape, float32; values may leave the range. `none` changes nothing."""
 
     def __init__(self, config: AugmentConfig):
         super().__init__()
+        config.check()
         self.config = config
         self.change = AUGMENTATIONS[config.name](config)
 
@@ -60,7 +80,7 @@ class Augment(nn.Module):
 
 
 class DiffAugment(nn.Module):
-    """The three policies of the paper's section 4, in its order.
+    """The paper's three policies: colours, then a shift, then a square cut out.
 
     Brightness is shifted by up to ±0.5, saturation multiplied by up to 2 and contrast by 0.5 to 1.5; the picture is
     shifted by up to an eighth of its size, with zeros (mid grey) where it was; a square of half its size becomes zero.
@@ -90,9 +110,9 @@ class DiffAugment(nn.Module):
 class Adaptive(nn.Module):
     """Adaptive discriminator augmentation: each transform of the pipeline with probability p, adapted by r_t.
 
-    r_t = E[sign D(real)], section 3.1, is the mean over `every` steps and all processes; p rises where it is above the
-    target, else falls, by the pictures seen over `pictures`, within 0 and 1. Where only differences of scores mean
-    anything, the sign is of the distance to the middle between the means of real and of generated scores.
+    r_t = E[sign D(real)] (section 3, equation 1) is the mean over `every` steps and all processes; p rises where it is
+    above the target, else falls, by the pictures seen over `pictures`, within 0 and 1. Where only differences of scores
+    mean anything, the sign is of the distance to the middle between the means of real and of generated scores.
 
     The pipeline is appendix B's without image-space filters, noise and cutout, which are not in the paper's own choice
     either. Also left out are the wavelets around the geometric transforms: pictures are resampled bilinearly, mirrored

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from tasvir import __version__
 from tasvir.config import Refused, flag
+from tasvir.metrics.conditional import at_chance
 from tasvir.report import charts, content, panels, sheets
 from tasvir.report.figures import PALETTE
 from tasvir.report.story import FAILURES, Story
@@ -108,15 +109,31 @@ def verdict(story: Story) -> dict[str, Any] | None:
     referee = Referee.of(story.lines)
     if referee.verdict is None:
         return None
-    name, turns = referee.verdict.name, referee.history
+    name, why, turns = referee.verdict.name, referee.verdict.why, referee.history
+    if name == "healthy" and (found := unheeded(story)):
+        name, why = "class not heeded", found
     return {
         "name": name,
         "kind": "bad" if name in TROUBLE else "good" if name == "healthy" else "open",
-        "why": referee.verdict.why,
+        "why": why,
         "since": turns[-1][0],
         "cures": cures(story.run, name),
         "turns": [(step, said.name, said.name in TROUBLE) for step, said in turns] if len(turns) > 2 else [],
     }
+
+
+def unheeded(story: Story) -> str:
+    """A sentence where the newest label agreement is about that of a generator that does not heed the class."""
+    classes = len(story.run.pictures.classes)
+    found = [line for line in story.measurements if line["metric"] == "label_agreement"]
+    if not found or not at_chance(found[-1]["value"], classes):
+        return ""
+    step = found[-1].get("passport", {}).get("step")
+    at = f" at step {charts.count(step)}" if isinstance(step, int) else ""
+    return (
+        f"A classifier sees the class that was asked for in {found[-1]['value']:.0%} of the samples{at}; "
+        f"by chance it would be {1 / classes:.0%}."
+    )
 
 
 def older(story: Story) -> str:
@@ -135,7 +152,8 @@ def health(story: Story) -> list[tuple[str, str]]:
             f" and {len(steps) - 6} more" if len(steps) > 6 else ""
         )
         told.append((sentence, f"step{'s' if len(steps) > 1 else ''} {at}" if steps else ""))
-    return told
+    sentence, known = unheeded(story), verdict(story)
+    return [*told, *([(sentence, "")] if sentence and (known is None or known["why"] != sentence) else [])]
 
 
 def unfinished(story: Story) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tasvir import walks
 from tasvir.config import Refused
 from tasvir.report import latents
 from tasvir.report.charts import Chart, Line, count, scatter_of
@@ -14,6 +15,7 @@ from tasvir.report.figures import PALETTE, class_colors
 from tasvir.report.measurements import measurements, nearest, precision_recall, while_training
 from tasvir.report.sheets import Film, Sheet
 from tasvir.report.story import FAILURES, FIRST_SEED, Story
+from tasvir.training.loop import EACH, ROWS
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,20 @@ def timeline(story: Story) -> Content | None:
         words = "The same seeds every time: slide through the steps of training."
     else:
         words = "Held-out pictures and, to the right of each, its reconstruction: slide through the steps of training."
+    names = row_names(story, frames)
+    if names:
+        words += " A row for each class, the same seeds in all."
     left_out = len(story.shown) - len(frames)
     if left_out:
         words += f" {len(frames)} of {len(story.shown)} showings."
-    return Content("timeline", words, {"films": [("", Film(frames))]})
+    return Content("timeline", words, {"films": [("", Film(frames))], "row_names": names})
+
+
+def row_names(story: Story, frames: dict[int, Sheet]) -> list[str]:
+    """The class of each row of a timeline, where it has a row for each."""
+    sheet, classes = frames[max(frames)], story.run.pictures.classes[:ROWS]
+    by_class = story.recipe.model.conditional and "sample" in story.abilities and sheet.columns == EACH
+    return list(classes) if by_class and len(sheet.images) == EACH * len(classes) else []
 
 
 def reconstructions(story: Story) -> Content:
@@ -124,10 +136,13 @@ def scatter(story: Story) -> Content:
 def interpolations(story: Story) -> Content:
     if "encode" in story.abilities:
         story.dataset  # raises if the pictures are not there  # noqa: B018
-    images = story.opened.walks(None, 10, 10, "spherical", 0)
+    at = walks.stops(story.opened, walks.Route(None, 10, 2, None, 0, "z", "spherical"))
+    images, classes = walks.rows(story.opened, at, 10), story.run.pictures.classes
+    names = [classes[one] for one in at.classes] if at.classes is not None and classes else []
     between = "two held-out pictures" if "encode" in story.abilities else "two random latents"
     words = f"Each row walks from left to right through the latent space, between {between}."
-    return Content("sheet", words, {"sheet": Sheet(images, 10), "alt": "Walks through the latent space"})
+    values = {"sheet": Sheet(images, 10), "alt": "Walks through the latent space", "row_names": names}
+    return Content("sheet", words, values)
 
 
 def losses(story: Story) -> Content:
@@ -162,11 +177,14 @@ def _far_apart(lines: list[Line]) -> bool:
 
 ACCURACY = ("accuracy of the discriminator", "share told apart")
 DIVERSITY = ("diversity", "of real pictures'")
+RESPONSE = ("response to the class", "share of the variance")
 UNITS: dict[str, tuple[str, str]] = {
     "real_accuracy": ACCURACY,
     "fake_accuracy": ACCURACY,
     "batch_diversity": DIVERSITY,
     "sample_diversity": DIVERSITY,
+    "class_response": RESPONSE,
+    "real_class_share": RESPONSE,
     "gradient_norm": ("gradient norm", "norm"),
     "gradient_variance": ("variance of the encoder's gradient", "nats²"),
     "score": ("scores", "logit"),

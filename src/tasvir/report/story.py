@@ -156,7 +156,7 @@ class Story:
     @cached_property
     def _attempt(self) -> Opened | Exception:
         try:
-            return Opened(self.run)
+            return Opened(self.run, tells=False)
         except FAILURES as error:
             return error
 

@@ -36,10 +36,16 @@ class Remedy:
 PLAYERS = ("discriminator", "generator")
 
 
+def _of_the_batch(config: Any) -> bool:
+    """Whether batch norm was asked for in the discriminator, where single pictures cannot be penalized."""
+    return getattr(config, "discriminator_norm", None) == "batch"
+
+
 def _steeper(config: Any, usual: Any) -> Settings:
     """R1, where nothing keeps the discriminator's slope small yet."""
     game = config.game.played()
-    return {} if game.gradient_penalty or game.weight_clip or config.game.r1 else {"game.r1": 1.0}
+    kept = game.gradient_penalty or game.weight_clip or config.game.r1
+    return {} if kept or _of_the_batch(config) else {"game.r1": 1.0}
 
 
 def _game(name: str, *instead_of: str) -> Callable[[Any, Any], Settings]:
@@ -69,13 +75,20 @@ def _less_momentum(config: Any, usual: Any) -> Settings:
 
 
 def _paired(config: Any, usual: Any) -> Settings:
-    if config.game.name in ("relativistic", "wasserstein-penalty", "wasserstein-clipping"):
+    """R2 as strong as R1; both in every turn, as published."""
+    if config.game.name in ("relativistic", "wasserstein-penalty", "wasserstein-clipping") or _of_the_batch(config):
         return {}
-    return {"game.name": "relativistic", "game.r1": config.game.r1 or 1.0, "game.r2": config.game.r2 or 1.0}
+    gamma = config.game.r1 or 1.0
+    return {"game.name": "relativistic", "game.r1": gamma, "game.r2": gamma, "game.r1_every": 1}
 
 
 def _augmented(config: Any, usual: Any) -> Settings:
     return {"augment.name": "diffaugment"} if config.augment.name == "none" else {}
+
+
+def _told_apart(config: Any, usual: Any) -> Settings:
+    """Class losses of twice the weight, or of the recipe's own where they had less."""
+    return {"class_weight": max(usual.class_weight, 2 * config.class_weight)}
 
 
 USUAL = Remedy("the recipe's own learning rates", _usual_rates)
@@ -106,6 +119,7 @@ REMEDIES: dict[Name, tuple[Remedy, ...]] = {
         Remedy("both players learn slower", _slower(*PLAYERS, by=2)),
         AUGMENTED,
     ),
+    "class not heeded": (USUAL, Remedy("class losses that weigh more", _told_apart)),
     "oscillating": (
         USUAL,
         Remedy("less momentum, as in DCGAN (Radford et al. 2016)", _less_momentum),
@@ -130,10 +144,9 @@ def _cures(run: Run, verdict: Name) -> Iterator[Cure]:
             wanted = remedy.settings(config, usual)
         except AttributeError:  # this recipe has no such setting
             continue
-        changed = {
-            path: value for path, value in wanted.items() if has(config, path, value) and _at(config, path) != value
-        }
-        if not changed or (remedy is not USUAL and len(changed) < len(wanted) and "game.name" in wanted):
+        possible = {path: value for path, value in wanted.items() if has(config, path, value)}
+        changed = {path: value for path, value in possible.items() if _at(config, path) != value}
+        if not changed or ("game.name" in wanted and len(possible) < len(wanted)):
             continue
         cured = config
         for path, value in changed.items():
@@ -145,8 +158,13 @@ def _cures(run: Run, verdict: Name) -> Iterator[Cure]:
 
 
 def in_short(found: list[Cure], most: int = 3) -> list[str]:
-    """The first of them in one sentence; none, if there are none."""
-    return [f"Usual cures: {'; '.join(' '.join(cure.words) for cure in found[:most])}."] if found else []
+    """The first of them, a line each that can be pasted; none, if there are none."""
+    if not found:
+        return []
+    return [
+        "Usual cures, each to be tried by itself in a new `tasvir train` (the report has whole commands):",
+        *(f"  {' '.join(cure.words)}" for cure in found[:most]),
+    ]
 
 
 def has(config: Any, path: str, value: Any) -> bool:

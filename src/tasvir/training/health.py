@@ -77,6 +77,35 @@ def relative_diversity(samples: np.ndarray, real: np.ndarray) -> float:
     return float(mean_distances(samples).mean() / max(mean_distances(real).mean(), 1e-12))
 
 
+def class_response(samples: np.ndarray, classes: int) -> float:
+    """The share of the variance of samples that is due to the class that was asked for, in [0,1].
+
+    `samples` are uint8 [classes·S,H,W,C], class after class, the same S seeds in each: the variance over the classes of
+    one seed, mean over seeds, pixels and channels, over the variance of all. 0 where the class changes nothing.
+    """
+    values = samples.reshape(classes, -1, *samples.shape[1:]).astype(np.float32) / 255
+    return float(values.var(axis=0).mean() / max(values.var(axis=(0, 1)).mean(), 1e-12))
+
+
+def class_share(images: np.ndarray, label: np.ndarray) -> float:
+    """The share of the variance of real pictures uint8 [N,H,W,C] that lies between their classes [N], in [0,1].
+
+    The estimate of a one-way analysis of variance, so that few pictures do not make it larger. A generator that draws
+    like them has at least as large a `class_response`, for what noise and class do together adds to that.
+    """
+    values = images.reshape(len(images), -1).astype(np.float32) / 255
+    counts = np.unique(label, return_counts=True)[1].astype(float)
+    number, groups = len(values), len(counts)
+    if groups < 2 or number <= groups:
+        return 0.0
+    means = np.stack([values[label == one].mean(0) for one in np.unique(label)])
+    between = float((counts[:, None] * (means - values.mean(0)) ** 2).sum())
+    inside = (float(((values - values.mean(0)) ** 2).sum()) - between) / (number - groups)
+    each = (number - float((counts**2).sum()) / number) / (groups - 1)
+    due = max(0.0, (between / (groups - 1) - inside) / each)
+    return due / max(due + inside, 1e-12)
+
+
 def mean_distances(images: np.ndarray) -> np.ndarray:
     """Each picture's mean distance to the others, [N], in pixels from 0 to 1; uint8 [N,H,W,C], at least two."""
     from scipy.spatial.distance import pdist, squareform

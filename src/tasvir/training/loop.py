@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from tasvir.data.batches import Batches, FromShards, pictures_of, stream, to_uin
 from tasvir.runs import Run
 from tasvir.training import foundation, processes
 from tasvir.training.cures import cures, in_short
-from tasvir.training.health import Health, relative_diversity
+from tasvir.training.health import Health, class_response, class_share, relative_diversity
 from tasvir.training.precision import autocast, choose_device
 from tasvir.training.progress import Reporter
 from tasvir.training.state import State, mixed_seed, summary
@@ -30,6 +31,8 @@ SHOWN = 64
 """Samples drawn at every showing, from seeds 0 to 63."""
 EACH, ROWS = 8, 10
 """Pictures of each class that a conditional model draws, and classes, at most."""
+REAL = 1000
+"""Real pictures, at most, from which it is told how much classes differ."""
 SOON = 5
 """Steps after which several processes notice that they were asked to stop."""
 
@@ -221,7 +224,7 @@ class Keeper:
                 seeds, label = self._shown()
                 drawn = to_uint8(model.sample(Noise(seeds), label))
                 self._save(drawn, label, folder / f"{step:08d}.png")
-                self._check_diversity(drawn)
+                self._check_diversity(drawn, label)
             if isinstance(model, Reconstructs):
                 real, label = self.held_out.image, self.held_out.label
                 told = {"label": label} if self._conditional and label is not None else {}
@@ -251,10 +254,22 @@ class Keeper:
             names = [self.run.pictures.classes[one] for one in label.tolist()]
             pictures.save_captioned(drawn, names, EACH, file)
 
-    def _check_diversity(self, drawn: np.ndarray) -> None:
+    @cached_property
+    def _real_class_share(self) -> float:
+        """How much classes differ, of those that are shown (see `class_share`)."""
+        if self.test.labels is None:
+            return 0.0
+        label = np.asarray(self.test.labels[:REAL])
+        chosen = np.flatnonzero(label < ROWS)
+        return class_share(np.asarray(self.test.images[: len(label)])[chosen], label[chosen])
+
+    def _check_diversity(self, drawn: np.ndarray, label: Tensor | None) -> None:
         if self.state.step and len(self.test.images) > 1:
             ratio = relative_diversity(drawn, np.asarray(self.test.images[:SHOWN]))
             line = {"step": self.state.step, "sample_diversity": ratio}
+            if label is not None and len(drawn) > EACH:
+                line["class_response"] = class_response(drawn, len(drawn) // EACH)
+                line["real_class_share"] = self._real_class_share
             told, verdict = self._judged(line)
             self._write(line, [] if verdict else self.health.check(line), told, verdict)
 
@@ -268,7 +283,7 @@ class Keeper:
     def _write(self, line: dict[str, Any], said: list[str], told: Verdict | None, verdict: str) -> None:
         """Log a line, and say what has just become bad and how the verdict has changed."""
         if told is not None and told.name in TROUBLE:
-            said = [*said, " ".join([str(told), *in_short(cures(self.run, told.name))])]
+            said = [*said, "\n".join([str(told), *in_short(cures(self.run, told.name))])]
         self.run.log(line | ({"verdict": verdict} if verdict else {}) | ({"health": said} if said else {}))
         if told is not None and told.name == "healthy":
             said = [*said, str(told)]

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+LAZY = ("/r1", "/r2", "/path_penalty")
+"""Endings of the terms that come in some steps only: they stand last, so that the others keep their places."""
+
 
 class Reporter:
     """Steps per second, pictures per second, time left and the losses. Silent in all processes but the writer."""
@@ -16,6 +19,9 @@ class Reporter:
         self.console = Console(stderr=True)
         self.mark = (start, time.monotonic())
         self.rate = 0.0
+        self.terms: list[str] = []
+        """What is told of, in the order in which it first came."""
+        self.last: dict[str, float] = {}
         self.bar: Progress | None = None
         if loud and self.console.is_terminal:
             columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
@@ -33,9 +39,10 @@ class Reporter:
         self.rate = (step - since) / max(now - then, 1e-9)
         self.mark = (step, now)
         left = (self.steps - step) / self.rate if self.rate > 0 else 0
-        losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items()) + (
-            f"  {verdict}" if verdict else ""
-        )
+        self.terms += [name for name in values if name not in self.terms]
+        self.last |= values  # terms of some steps only stay, as they were
+        told = sorted(self.terms, key=lambda name: name.endswith(LAZY))
+        losses = "  ".join(f"{name} {self.last[name]:.4g}" for name in told) + (f"  {verdict}" if verdict else "")
         speed = f"{self.rate:.3g} steps/s  {self.rate * self.batch_size:.4g} pictures/s  {_duration(left)} left"
         if self.bar:
             self.bar.update(self.task, completed=step, description=f"step {step}/{self.steps}  {speed}\n{losses}")

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-Name = Literal["too early to say", "healthy", "discriminator won", "collapsed", "oscillating"]
-TROUBLE: tuple[Name, ...] = ("discriminator won", "collapsed", "oscillating")
+Name = Literal["too early to say", "healthy", "discriminator won", "collapsed", "class not heeded", "oscillating"]
+TROUBLE: tuple[Name, ...] = ("discriminator won", "collapsed", "class not heeded", "oscillating")
 
 POINT = 50
 """Steps, at least, whose mean is one point: shorter log lines are joined, for a mean of few steps is noise."""
@@ -39,6 +39,14 @@ SWING_OF_DISTANCE = 1.0
 mean anything, and in logs without accuracies, there is nothing else to go by."""
 SWINGS = 5
 """Swings within the window that are an oscillation. Healthy runs had at most 2."""
+
+HEEDED = 0.5
+"""Class response against the share of the class in real pictures' variance below which the class is not heeded: a
+generator that heeds it cannot be below 1; MNIST's were 1.9 to 3.5 from step 500 on."""
+HEEDED_FROM = 1000
+"""Step from which on the class should be heeded."""
+Response = tuple[int, float, float]
+"""Step of a showing, `class_response` there, and what it is at least where the class is heeded."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ class Referee:
     """Lines that are no whole point yet."""
     _shown: list[float] = field(default_factory=list)
     """`sample_diversity` of every showing."""
+    _responses: list[Response] = field(default_factory=list)
+    """`class_response` and `real_class_share` of every showing of a conditional model."""
     _asked: tuple[str, int] = ("", 0)
     """Another verdict that the last lines come to, and how many do."""
 
@@ -94,6 +104,8 @@ class Referee:
         self.last = step = line["step"]
         if "sample_diversity" in line:
             self._shown.append(float(line["sample_diversity"]))
+            if "class_response" in line:
+                self._responses.append((step, line["class_response"], line.get("real_class_share", 0.0)))
         elif any(name.startswith("discriminator/") for name in line):
             self._open.append(line)
             if step % POINT == 0 or (step - 1) // POINT > (self._open[0]["step"] - 1) // POINT:
@@ -104,7 +116,7 @@ class Referee:
         return self._changed(step) if self._points or self._open else None
 
     def _changed(self, step: int) -> Verdict | None:
-        found = judged(self._points, self._shown)
+        found = judged(self._points, self._shown, self._responses)
         if self.verdict is not None and found.name == self.verdict.name:
             self.verdict, self._asked = found, ("", 0)
             return None
@@ -126,8 +138,10 @@ def joined(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"step": lines[-1]["step"], **{name: float(np.mean(found)) for name, found in values.items()}}
 
 
-def judged(points: Sequence[Point], shown: Sequence[float] = ()) -> Verdict:
-    """The verdict on a training by its points so far; `shown` is the diversity of the samples drawn at each showing."""
+def judged(points: Sequence[Point], shown: Sequence[float] = (), responses: Sequence[Response] = ()) -> Verdict:
+    """The verdict on a training by its points so far; `shown` is the diversity of the samples drawn at each showing,
+    `responses` how much these differ by their class.
+    """
     if len(points) < FEWEST:
         return Verdict(
             "too early to say",
@@ -138,6 +152,7 @@ def judged(points: Sequence[Point], shown: Sequence[float] = ()) -> Verdict:
     return (
         collapsed(recent, points, shown, won is not None)
         or won
+        or unheeded(responses)
         or oscillating(points[-WINDOW:])
         or Verdict("healthy", healthy(recent, shown))
     )
@@ -187,6 +202,19 @@ def collapsed(
     if len(shown) >= 2 and max(shown[-2:]) < ALIKE and not (won and max(shown) < VARIED):
         return Verdict("collapsed", f"The samples differ by {shown[-1]:.2g} of what real pictures do.")
     return None
+
+
+def unheeded(responses: Sequence[Response]) -> Verdict | None:
+    """In the last two showings, the same noise became much the same picture whatever class was asked for."""
+    late = [one for one in responses if one[0] >= HEEDED_FROM][-2:]
+    if len(late) < 2 or any(response >= HEEDED * least for _, response, least in late):
+        return None
+    _, response, least = late[-1]
+    return Verdict(
+        "class not heeded",
+        f"The class makes {response:.2g} of what differs between samples, less than the {least:.2g} that it makes "
+        "between real pictures: the same noise becomes much the same picture whatever is asked for.",
+    )
 
 
 def oscillating(points: Sequence[Point]) -> Verdict | None:

@@ -230,6 +230,13 @@ MNIST = (
     "with accuracy 0.9926 and sha256 782ea0ad…"
 )
 """Where and how the numbers of these recipes were measured."""
+ONE_THREAD = MNIST.replace("2 cores", "one thread")
+"""The same for those that were trained on one."""
+FACES = (
+    "held-out tenth (588) of 6,000 anime faces against 2,000 samples, averaged weights, training and sampling seed 0; "
+    "one thread of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0; distances in pixels (128 principal components)"
+)
+"""Of those trained on a folder of faces."""
 
 RECIPES = {
     "gan": Recipe(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from tasvir.config import Count, CountOrZero, NonNegative, OptimizerConfig, Pictures, Refused
-from tasvir.core import Code, Noise, Recipe, draw_noise, truncated
+from tasvir.core import Code, Noise, Recipe, draw_noise, measured, truncated
 from tasvir.models.adversarial.dcgan import DCGAN, initialize
-from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, AdversarialConfig
+from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, ONE_THREAD, AdversarialConfig
 from tasvir.nn.convolutional import halvings
 
 
@@ -240,5 +240,13 @@ RECIPES = {
         config=InfoGANConfig(),
         tiny=InfoGANConfig(latent_size=4, categories=(3,), width=64, dense=128, dense_head=8),
         train=replace(ADVERSARIAL, steps=20_000, batch_size=128),
+        expect=measured(
+            "tasvir train infogan --data mnist --model.width 32 --model.dense 512 --train.steps 6000",
+            ONE_THREAD,
+            code_accuracy=0.818,
+            code_agreement=0.836,
+            frechet=0.226,
+            rarest_class_share=0.0745,
+        ),
     )
 }

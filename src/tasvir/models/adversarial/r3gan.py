@@ -2,8 +2,8 @@
 
 Residual networks without normalization, zero at the start of every branch, in place of all tricks but the penalties.
 
-Left out are the paper's schedules of gamma (which falls to a tenth), of Adam's beta2 (which rises from 0.9 to 0.99) and
-of augmentation, and its learning rate's fall to a quarter; `--model.*.schedule cosine` falls to zero.
+Left out are the authors' schedules of gamma, of Adam's beta2, of augmentation and of the learning rate (here
+`--model.*.schedule cosine` falls to zero). Widths and gamma are this recipe's; they were not checked against theirs.
 """
 
 import math
