@@ -120,7 +120,7 @@ def heeding(*responses: float) -> list[dict[str, Any]]:
         {"step": 500 * (i + 1), "sample_diversity": 0.9, "class_response": one, "real_class_share": 0.23}
         for i, one in enumerate(responses)
     ]
-    return sorted([*lines(40), *seen], key=lambda line: line["step"])
+    return sorted([*lines(45), *seen], key=lambda line: line["step"])
 
 
 @pytest.mark.parametrize(
@@ -380,9 +380,8 @@ def test_a_habit_that_cannot_be_is_said_and_never_refuses(
     none = replace(data, test=replace(data.test, images=data.test.images[:0], labels=data.test.labels[:0]))
     assert _watch(run, none) is None
     said = capsys.readouterr().err
-    assert (
-        said == "No best checkpoint will be kept: there are no held-out pictures to measure with, and 10 are needed.\n"
-    )
+    why = "there are no held-out pictures to measure with, and 10 are needed"
+    assert said == f"No best checkpoint will be kept: {why}.\n"
     assert train(run, none) == "done"
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.nn.utils.parametrizations import weight_norm
 
-from tasvir.config import Count, DataConfig, Fraction, NonNegative, OptimizerConfig, Pictures
+from tasvir.config import Count, DataConfig, Fraction, NonNegative, OptimizerConfig, Pictures, Refused
 from tasvir.core import Batch, Recipe, Turn
-from tasvir.losses.games import clip_weights, gradient_penalty
+from tasvir.losses.games import gradient_penalty
 from tasvir.models.adversarial.dcgan import DCGAN, DCGANConfig, convolutional_generator, initialize
 from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, AdversarialConfig, variety, watched
 from tasvir.nn.noisy import GaussianNoise, PlainDropout
@@ -71,6 +71,10 @@ class SGAN(GAN):
         return DCGAN.accepts(size)
 
     def networks(self, config: SGANConfig, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
+        if config.game.played().weight_clip:
+            raise Refused(
+                "sgan normalizes its weights, which clipping would undo: take a game without weight clipping."
+            )
         make_generator, make_discriminator = NETWORKS[config.network]
         return make_generator(config, pictures), make_discriminator(config, pictures)
 
@@ -101,6 +105,8 @@ class SGAN(GAN):
             "game": self.config.unsupervised * game.discriminator(real_score, fake_score),
         }
         watch = {**watched(game, real_score, fake_score), **variety(fake, real)}
+        if self.config.matching == "features":  # then the generator does not play, and nobody can win
+            watch.pop("won", None)
         watch["labelled_accuracy"] = (logits.detach().argmax(1) == known.label).float().mean()
 
         def score(image: Tensor) -> Tensor:
@@ -110,12 +116,11 @@ class SGAN(GAN):
             terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(score, real_seen, fake_seen)
         if config.r1_every == 1:
             terms |= config.penalties(step, score, real_seen, fake_seen)
-        yield Turn("discriminator", terms, {**watch, **self.augment.adapted(real_score, len(batch))})
+        watch |= self.augment.adapted(real_score - game.middle(real_score, fake_score), len(batch))
+        yield Turn("discriminator", terms, watch)
 
         if config.r1_every > 1 and (late := config.penalties(step, score, real_seen, fake_seen)):
             yield Turn("discriminator", late)
-        if game.weight_clip:
-            clip_weights(self.discriminator, game.weight_clip)
         if generators_turn:
             with torch.no_grad():
                 real_score, (_, real_features) = self.judge(real_seen)
