@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy, interpolate
 from torch.nn.utils.parametrizations import weight_norm
 
 from tasvir.config import Count, DataConfig, Fraction, NonNegative, OptimizerConfig, Pictures, Refused
-from tasvir.core import Batch, Recipe, Turn
+from tasvir.core import Batch, Recipe, Turn, measured
 from tasvir.losses.games import gradient_penalty
 from tasvir.models.adversarial.dcgan import DCGAN, DCGANConfig, convolutional_generator, initialize
-from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, AdversarialConfig, variety, watched
+from tasvir.models.adversarial.gan import ADVERSARIAL, GAN, ONE_THREAD, AdversarialConfig, variety, watched
 from tasvir.nn.noisy import GaussianNoise, PlainDropout
 
 
@@ -248,6 +248,7 @@ SGAN_RECIPE = Recipe(
     train=replace(ADVERSARIAL, steps=30_000, batch_size=64),
     data=DataConfig(labelled=100, translate=0.08),
     best="test_accuracy",
+    expect=measured("tasvir train sgan --data mnist --train.steps 8000", ONE_THREAD, test_accuracy=0.965),
     published="MNIST, 100 labels: 93 (± 6.5) errors of 10,000 (Salimans et al. 2016, table 1), unshifted, longer.",
 )
 
