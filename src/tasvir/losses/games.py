@@ -42,38 +42,28 @@ def _cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
     return softplus(-real).mean() + softplus(fake).mean()  # -log sigmoid(real) - log(1 - sigmoid(fake))
 
 
-def _wasserstein(real: Tensor, fake: Tensor) -> Tensor:
-    return fake.mean() - real.mean()
-
+# Arjovsky et al. 2017, arXiv 1701.07875; how the discriminator is kept Lipschitz is not said here
+_WASSERSTEIN = Game(
+    lambda real, fake: fake.mean() - real.mean(),
+    lambda fake, real: -fake.mean(),
+    has_winner=False,
+    threshold=None,
+    discriminator_steps=5,
+)
 
 GAMES: dict[str, Game] = {
     # Goodfellow et al. 2014, arXiv 1406.2661, equation 1; and the generator's loss of its section 3
     "minimax": Game(_cross_entropy, lambda fake, real: -softplus(fake).mean()),
     "non-saturating": Game(_cross_entropy, lambda fake, real: softplus(-fake).mean()),
-    # Mao et al. 2017, arXiv 1611.04076, equation 9
+    # Mao et al. 2017, arXiv 1611.04076
     "least-squares": Game(
         lambda real, fake: 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean(),
         lambda fake, real: 0.5 * (fake - 1).square().mean(),
         threshold=0.5,
     ),
-    # Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1
-    "wasserstein-clipping": Game(
-        _wasserstein,
-        lambda fake, real: -fake.mean(),
-        has_winner=False,
-        threshold=None,
-        discriminator_steps=5,
-        weight_clip=0.01,
-    ),
-    # Gulrajani et al. 2017, arXiv 1704.00028, algorithm 1
-    "wasserstein-penalty": Game(
-        _wasserstein,
-        lambda fake, real: -fake.mean(),
-        has_winner=False,
-        threshold=None,
-        discriminator_steps=5,
-        gradient_penalty=10.0,
-    ),
+    # the same, algorithm 1; Gulrajani et al. 2017, arXiv 1704.00028, algorithm 1
+    "wasserstein-clipping": replace(_WASSERSTEIN, weight_clip=0.01),
+    "wasserstein-penalty": replace(_WASSERSTEIN, gradient_penalty=10.0),
     # Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957, equations 16 and 17
     "hinge": Game(lambda real, fake: relu(1 - real).mean() + relu(1 + fake).mean(), lambda fake, real: -fake.mean()),
     # Jolicoeur-Martineau 2019, arXiv 1807.00734; Huang et al. 2024, arXiv 2501.05441
