@@ -108,9 +108,11 @@ def test_a_classifier_learns_from_real_digits_and_not_from_shuffled_labels(
 
 def test_classes_of_real_digits_are_all_there(digits: Dataset, classifier: features.Extractor) -> None:
     images, labels = learned(digits)
-    whole = only(class_shares(subject(digits, classifier, images, labels)))
+    whole, rarest = class_shares(subject(digits, classifier, images, labels))
+    assert rarest.metric == "rarest_class_share" and 0.07 < rarest.value <= 0.1
     assert whole.value > 0.98 and whole.real and whole.real > 0.98 and whole.note is None
-    half = only(class_shares(subject(digits, classifier, images[labels < 5], labels[labels < 5])))
+    half, rarest = class_shares(subject(digits, classifier, images[labels < 5], labels[labels < 5]))
+    assert rarest.value < 0.02
     assert half.value == pytest.approx(0.5, abs=0.05)
     assert half.note and half.note.endswith("5, 6, 7, 8, 9.")
     low, high = half.interval or (1, 0)

@@ -148,10 +148,13 @@ def test_a_mixture_prior_goes_with_classes() -> None:
 def test_a_run_shows_a_row_of_each_class_and_is_measured_with_them(tmp_path: Path) -> None:
     from PIL import Image
 
+    from tasvir.report.sheets import cut
+
     run, data = tiny_run("cvae", tmp_path / "run")
     assert train(run, data) == "done"
     with Image.open(run.folder / "samples" / "00000006.png") as sheet:
-        assert sheet.size == (2 + 8 * (32 + 2), 2 + 10 * (32 + 2)), "digits of 8 px, four times as large"
+        shown = cut(sheet, 8)
+    assert (shown.images.shape, shown.columns) == ((80, 8, 8, 1), 8)
     lines = of_run(run.folder, Protocol(("bound", "pixels", "diversity"), number=1000, draws=2))
     found = {line["metric"]: line for line in lines}
     assert found["bound"]["passport"]["given"] == "class" and "given" not in found["diversity"]["passport"]
