@@ -29,7 +29,7 @@ demo: setup
 	    $(BIN)/tasvir train vae $(TRAIN_ON_FACES) --train.steps 1200 --out $(DEMO)/vae; fi
 	@if test -f $(DEMO)/dcgan/config.yaml; then $(BIN)/tasvir resume $(DEMO)/dcgan; else \
 	    $(BIN)/tasvir train dcgan $(TRAIN_ON_FACES) --train.steps 1500 --train.batch-size 32 --model.width 256 \
-	    --out $(DEMO)/dcgan; fi
+	    --train.evaluate-every 0 --out $(DEMO)/dcgan; fi
 	@$(BIN)/tasvir sample $(DEMO)/dcgan -n 64 --out $(DEMO)/samples.png
 	@$(BIN)/tasvir reconstruct $(DEMO)/vae -n 32 --out $(DEMO)/reconstructions.png
 	@$(BIN)/tasvir interpolate $(DEMO)/vae -n 8 --out $(DEMO)/interpolation.png
