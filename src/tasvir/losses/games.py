@@ -157,15 +157,7 @@ def zero_centered_penalty(discriminator: Callable[[Tensor], Tensor], image: Tens
 
     Mescheder et al. 2018, arXiv 1801.04406, equations 9 and 10.
     """
-    point = image.float().detach().requires_grad_()
-    with torch.autocast(point.device.type, enabled=False):
-        return squared_gradient(discriminator(point), point)
-
-
-def squared_gradient(score: Tensor, point: Tensor) -> Tensor:
-    """Half the mean of ‖∇D(x)‖², of scores [B] and the pictures [B,C,H,W] that they were computed from."""
-    (gradient,) = torch.autograd.grad(score.sum(), point, create_graph=True)
-    return half_squared(gradient)
+    return half_squared(_input_gradient(discriminator, image.float().detach().requires_grad_()))
 
 
 def half_squared(gradient: Tensor) -> Tensor:

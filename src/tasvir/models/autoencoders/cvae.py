@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from tasvir.config import Pictures, Refused, TrainConfig
 from tasvir.core import Batch, Noise, Player, Recipe, Turn, measured
 from tasvir.losses.divergences import DIVERGENCES
 from tasvir.models.autoencoders.ae import MIXTURE, ONE_THREAD
 from tasvir.models.autoencoders.vae import VAE, VAEConfig
+from tasvir.nn.classes import joined
 from tasvir.nn.convolutional import Decoder, Encoder
 
 
@@ -114,7 +114,7 @@ class _Told(VAE):
             return whole.encoder(torch.cat([image, whole.planes(label).view(-1, 1, size, size).to(image.dtype)], 1))
 
         def decoder(latent: Tensor) -> Tensor:
-            return whole.decoder(torch.cat([latent, loudness * one_hot(label, classes).to(latent.dtype)], 1))
+            return whole.decoder(joined(latent, label, classes, loudness))
 
         names = ("config", "pictures", "latent_size", "prior", "learned_scale")
         shared = {name: getattr(whole, name) for name in names}
