@@ -1,17 +1,19 @@
 """What all tests share: a cache folder of their own, tiny data sets, tiny runs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import pytest
 import torch
 
 from tasvir.config import DataConfig, Pictures, RunConfig, TrainConfig
 from tasvir.core import Batch, Model
 from tasvir.data import Dataset, load
+from tasvir.data.batches import pictures_of
+from tasvir.data.derive import DERIVATIONS, source_shape
 from tasvir.models import build, recipe, usual_foundation
 from tasvir.runs import Run
 from tasvir.training.foundation import described
@@ -41,27 +43,42 @@ def size_for(name: str) -> int:
     return next(size for size in (8, 16, 32, 64) if recipe(name).model.accepts(size))
 
 
-def tiny_data(size: int) -> Dataset:
+def tiny_config(size: int, name: str | None = None) -> DataConfig:
+    """Digits, with sources made as the recipe of that name has them made, or masked, where it needs any."""
+    config = DataConfig(source=("digits",), size=size, limit=200)
+    if name is None or "source" not in recipe(name).model.needs:
+        return config
+    usual = recipe(name).data
+    derive = "masked" if usual.derive == "none" else usual.derive
+    return replace(config, derive=derive, scale=usual.scale, color="rgb" if DERIVATIONS[derive].color else "auto")
+
+
+def tiny_data(size: int, name: str | None = None) -> Dataset:
     """A few real pictures: digits, scaled where the model wants more than 8 px."""
-    return load(DataConfig(source=("digits",), size=size, limit=200))
+    return load(tiny_config(size, name))
 
 
 def tiny_model(name: str, size: int | None = None, channels: int = 1) -> Model:
     torch.manual_seed(0)
+    size = size or size_for(name)
     classes = tuple("0123456789") if "labels" in recipe(name).model.needs else ()
-    pictures = Pictures(channels, size or size_for(name), classes)
+    derive, scale = tiny_config(size, name).derive, tiny_config(size, name).scale
+    channels = 3 if derive != "none" and DERIVATIONS[derive].color else channels
+    source = None if derive == "none" else Pictures(*source_shape(derive, channels, size, scale))
+    pictures = Pictures(channels, size, classes, source)
     return build(name, recipe(name).tiny, pictures, usual_foundation(name, tiny=True))
 
 
-def tiny_batch(size: int, number: int = 8) -> Batch:
-    data = tiny_data(size)
-    images = torch.from_numpy(np.array(data.train.images[:number])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return Batch(images, torch.from_numpy(np.array(data.train.labels[:number])))
+def tiny_batch(size: int, number: int = 8, name: str | None = None) -> Batch:
+    data = tiny_data(size, name)
+    batch = pictures_of(data, data.train, range(number), "cpu")
+    source = None if batch.source is None else batch.source.contiguous()
+    return replace(batch, image=batch.image.contiguous(), source=source)
 
 
 def tiny_run(name: str, folder: Path, size: int | None = None, **settings: object) -> tuple[Run, Dataset]:
     """A run folder of a recipe's tiny form, not trained yet; what it stands on has been."""
-    data = tiny_data(size or size_for(name))
+    data = tiny_data(size or size_for(name), name)
     usual = {
         "steps": 6,
         "batch_size": 8,
@@ -78,7 +95,7 @@ def tiny_run(name: str, folder: Path, size: int | None = None, **settings: objec
     config = RunConfig(
         recipe=name,
         seed=0,
-        data=DataConfig(source=("digits",), size=data.pictures.size, limit=200),
+        data=tiny_config(data.pictures.size, name),
         train=TrainConfig(**{**usual, "precision": "float32", **settings}),  # type: ignore[arg-type]
         model=recipe(name).tiny,
         foundation=below,

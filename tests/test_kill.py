@@ -62,7 +62,7 @@ def test_killed_and_resumed_is_never_stopped(name: str, tmp_path: Path) -> None:
     assert reached >= 6
     end = 2 * reached
     with killed.locked():
-        train(with_steps(killed, end), tiny_data(killed.pictures.size))
+        train(with_steps(killed, end), tiny_data(killed.pictures.size, name))
     whole, data = tiny_run(name, tmp_path / "whole", steps=end, log_every=1)
     train(whole, data)
     assert_same(whole, killed)

@@ -9,7 +9,8 @@ import torch
 
 from conftest import size_for, tiny_batch, tiny_model, tiny_run, tiny_state
 from tasvir.config import Pictures, Refused, from_plain, to_plain, validate
-from tasvir.core import Decodes, Encodes, Noise, Reconstructs, Samples, Scores, abilities
+from tasvir.core import Batch, Decodes, Encodes, Model, Noise, Reconstructs, Samples, Scores, Translates, abilities
+from tasvir.data.batches import pictures_of, to_uint8
 from tasvir.drawing import Opened
 from tasvir.models import RECIPES, build, recipe, usual_foundation
 from tasvir.training.loop import train
@@ -36,7 +37,7 @@ def test_players_take_turns_and_every_parameter_learns(name: str) -> None:
         for parameter in (p for p in model.parameters() if p.requires_grad and p.ndim > 1 and not p.any()):
             parameter.normal_(0, 0.01)
     for step in range(steps_of(name)):
-        for turn in model.turns(tiny_batch(size_for(name)), step):
+        for turn in model.turns(tiny_batch(size_for(name), name=name), step):
             for term in turn.terms.values():
                 assert term.shape == () and torch.isfinite(term)
             for value in turn.watch.values():
@@ -55,6 +56,7 @@ def test_players_take_turns_and_every_parameter_learns(name: str) -> None:
 def test_pictures_have_the_right_shape_range_and_seed(name: str, channels: int) -> None:
     size = size_for(name)
     model = tiny_model(name, size, channels).eval()
+    channels = model.pictures.channels  # some are of colour only
     image = torch.rand(3, channels, size, size) * 2 - 1
     drawn = []
     with torch.no_grad():
@@ -66,6 +68,8 @@ def test_pictures_have_the_right_shape_range_and_seed(name: str, channels: int) 
             assert not torch.allclose(drawn[0][0], drawn[0][1], atol=1e-6)
         if isinstance(model, Reconstructs):
             drawn.append(model.reconstruct(image))
+        if isinstance(model, Translates):
+            _translates(model, drawn)
         if isinstance(model, Encodes):
             assert model.encode(image).shape == (3, model.latent_size)
         if isinstance(model, Decodes):
@@ -77,6 +81,22 @@ def test_pictures_have_the_right_shape_range_and_seed(name: str, channels: int) 
     for pictures in drawn:
         assert pictures.shape == (3, channels, size, size) and pictures.dtype == torch.float32
         assert pictures.min() >= -1 and pictures.max() <= 1
+
+
+def _translates(model: Model, drawn: list[torch.Tensor]) -> None:
+    """One picture or several, of any size that the stride divides; what is compared can be set side by side."""
+    assert isinstance(model, Translates) and model.pictures.source is not None
+    of = model.pictures.source
+    source = torch.rand(3, of.channels, of.size, of.size) * 2 - 1
+    drawn += [model.translate(source), model.translate(source, Noise([5, 6, 7]))]
+    assert torch.allclose(model.translate(source[1:2]), drawn[-2][1:2], atol=1e-5)
+    assert torch.allclose(model.translate(source[1:2], Noise([6])), drawn[-1][1:2], atol=1e-5)
+    least = max(model.stride, 4)
+    wide = model.translate(torch.zeros(1, of.channels, 2 * least, 3 * least))
+    assert wide.shape == (1, model.pictures.channels, 2 * least * model.scale, 3 * least * model.scale)
+    image = torch.rand(3, model.pictures.channels, model.pictures.size, model.pictures.size) * 2 - 1
+    compared = model.compared(Batch(image, source=source))
+    assert len(compared) > 2 and all(len(one) == 3 for one in compared.values())
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -108,16 +128,18 @@ def test_every_accepted_size_can_be_built(name: str) -> None:
     assert sizes
     for size in sizes:
         model = tiny_model(name, size)
-        turn = next(iter(model.turns(tiny_batch(size, 2) if size < 20 else _grey(size), 0)))
+        turn = next(iter(model.turns(tiny_batch(size, 2, name) if size < 20 else _random(model.pictures), 0)))
         assert all(torch.isfinite(term) for term in turn.terms.values())
         if isinstance(model, Decodes):
             assert model.eval().decode(torch.zeros(1, model.latent_size)).shape == (1, 1, size, size)
 
 
-def _grey(size: int):  # type: ignore[no-untyped-def]
-    from tasvir.core import Batch
+def _random(pictures: Pictures) -> Batch:
+    def drawn(of: Pictures) -> torch.Tensor:
+        return torch.rand(2, of.channels, of.size, of.size) * 2 - 1
 
-    return Batch(torch.rand(2, 1, size, size) * 2 - 1, torch.tensor([0, 1]))
+    source = None if pictures.source is None else drawn(pictures.source)
+    return Batch(drawn(pictures), torch.tensor([0, 1]), source)
 
 
 @EVERY
@@ -147,9 +169,10 @@ def _first_steps(
             return original(closure)
 
         optimizer.step = step  # type: ignore[method-assign]
-    batch = tiny_batch(size_for(name), number)
+    batch = tiny_batch(size_for(name), number, name)
     layout = torch.channels_last if settings.get("channels_last") else torch.contiguous_format
     batch.image = batch.image.contiguous(memory_format=layout)
+    batch.source = None if batch.source is None else batch.source.contiguous(memory_format=layout)
     for _ in range(steps):
         before = len(found)
         values = state.advance(batch)
@@ -224,6 +247,11 @@ def test_a_run_shows_what_the_recipe_can(name: str, tmp_path: Path) -> None:
         assert opened.samples(range(4)).shape[0] == 4
     if "decode" in can:
         assert opened.walks(None, 2, 5, "spherical", 0).shape[0] == 10
+    if "translate" in can:
+        shown = pictures_of(data, data.test, range(5), "cpu")
+        sources = to_uint8(shown.source)
+        made = opened.translations(sources)
+        assert made.shape == data.test.images[:5].shape and (opened.translations(sources) == made).all()
     if "encode" in can:
         assert opened.scatter(20).position.shape == (20, 2)
 

@@ -88,8 +88,9 @@ class TrainConfig:
     """Decay of the exponential moving average of the weights, used for samples and measurements; 0 is off."""
     log_every: Count = 50
     """Steps between lines of the log."""
-    sample_every: CountOrZero = 500
-    """Draw the same pictures again every so many steps; 0 draws none."""
+    sample_every: CountOrZero | Literal["epoch"] = 500
+    """Draw the same pictures again every so many steps, or after each `epoch`, once all pictures were seen; 0 draws
+    none."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
     keep: Count = 2
@@ -301,18 +302,19 @@ def _words(value: Any) -> tuple[str, ...]:
 def _is_number_or_word(kind: Any) -> bool:
     """Whether a type is a number, or one of some words, or perhaps None."""
     options = [_plain_type(option) for option in typing.get_args(kind)]
-    return float in options and any(typing.get_origin(option) is Literal for option in options)
+    return bool({int, float} & set(options)) and any(typing.get_origin(option) is Literal for option in options)
 
 
 def _number_or_word(value: Any, kind: Any) -> float | str | None:
     """A value of such a type. Raises `ValueError` for anything else."""
-    options = typing.get_args(kind)
+    options = [_plain_type(option) for option in typing.get_args(kind)]
     words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
     if value in words or (value is None and type(None) in options):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    fits = isinstance(value, int) or (float in options and isinstance(value, float))
+    if isinstance(value, bool) or not fits:
         raise ValueError(f"neither a number nor one of {', '.join(words)}")
-    return float(value)
+    return float(value) if float in options else value
 
 
 def _plain_type(hint: Any) -> Any:

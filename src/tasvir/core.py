@@ -66,6 +66,8 @@ class Model(nn.Module):
     """The ability that the model's `foundation` must have; None if it stands on no other model."""
     truncates: bool = False
     """Whether `sample` takes `truncation`, which trades variety for quality; it must be above 0."""
+    unpaired: bool = False
+    """Whether pictures and sources are learned from as two sets, even where each source belongs to its picture."""
     few_labels: bool = False
     """Whether it learns from pictures of which only some have a class (`--data.labelled`)."""
     conditional: bool = False
@@ -100,6 +102,9 @@ class Model(nn.Module):
         if self.foundation is not None:
             self.foundation.eval()
         return self
+
+    def begin(self) -> None:
+        """Called once, before the first step, when the foundation has its trained weights."""
 
     def least_batch(self) -> tuple[int, str]:
         """The fewest pictures, of all processes together, that the first step can be made of, and why."""
@@ -290,6 +295,44 @@ class Categorizes(Protocol):
         ...
 
 
+@runtime_checkable
+class Translates(Protocol):
+    stride: int
+    """Height and width of a source must be multiples of it."""
+    scale: int
+    """How many times larger a picture is than its source."""
+
+    def translate(self, source: Tensor, noise: Noise | None = None) -> Tensor:
+        """[N,C',H,W] float in [-1,1] to [N,C,scale·H,scale·W] float in [-1,1], for any H and W that `stride` divides.
+
+        Where there are several answers, each seed of `noise` is one; without it, the model's best guess.
+        """
+        ...
+
+    def compared(self, batch: Batch) -> dict[str, Tensor]:
+        """What to look at side by side, by what it is, each [N,C,H,W] float in [-1,1]; sizes and channels may differ.
+
+        For a batch with sources: each source, what becomes of it, and what it should be.
+        """
+        ...
+
+
+@runtime_checkable
+class TranslatesBack(Protocol):
+    def translate_back(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to sources [N,C',H,W] float in [-1,1]: the other direction."""
+        ...
+
+
+@runtime_checkable
+class Upscales(Protocol):
+    scale: int
+
+    def upscale(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to [N,C,scale·H,scale·W] float in [-1,1]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Code:
     """A part of the latent that is to mean something by itself."""
@@ -312,6 +355,9 @@ ABILITIES: dict[str, type] = {
     "code_log_likelihood": KnowsCodes,
     "classify": Classifies,
     "categorize": Categorizes,
+    "translate": Translates,
+    "translate_back": TranslatesBack,
+    "upscale": Upscales,
 }
 
 
@@ -362,15 +408,17 @@ class Recipe:
         expect: tuple[Expectation, ...] = (),
         published: str = "",
         train: dict | None = None,
+        data: dict | None = None,
         **config: Any,
     ) -> "Recipe":
-        """This recipe with some settings of its model (and of the loop) changed."""
+        """This recipe with some settings of its model (and of the loop and the data) changed."""
         return replace(
             self,
             summary=summary,
             config=replace(self.config, **config),
             tiny=replace(self.tiny, **config),
             train=replace(self.train, **(train or {})),
+            data=replace(self.data, **(data or {})),
             expect=expect,
             published=published,
         )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tasvir.density import Mixture
 
 BATCH = 64
+PIXELS = 1 << 18
+"""Of sources that are translated at a time."""
 PriorName = Literal["model", "mixture"]
 Labels = Sequence[int] | np.ndarray | None
 """[N] class of each picture, for models that draw, encode and decode for one; None leaves the choice to the model."""
@@ -193,6 +195,18 @@ class Opened:
         chosen = self._chosen(labels)
         return _in_batches(lambda rows: self.model.reconstruct(self.tensor(real[rows]), **chosen(rows)), len(real))
 
+    def translations(self, sources: np.ndarray, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """What becomes of sources uint8 [N,H,W,C']; each seed is one of the answers, without them the best guess.
+
+        uint8 [N,scale·H,scale·W,C]; the model's `stride` must divide H and W.
+        """
+
+        def translated(rows: slice) -> Tensor:
+            noise = None if seeds is None else Noise(seeds[rows])
+            return self.model.translate(self.tensor(sources[rows]), noise)
+
+        return _in_batches(translated, len(sources), batch=max(1, PIXELS // (sources.shape[1] * sources.shape[2])))
+
     def latents(self, source: str | None, number: int, labels: Labels = None) -> np.ndarray:
         """[N,D] float32 latents of pictures (see `real`); held-out ones are encoded with their own classes."""
         return self.encoded(self.real(source, number), self.labels_beside(source, number) if labels is None else labels)
@@ -319,7 +333,10 @@ def _as_float(values: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def _in_batches(
-    draw: Callable[[slice], Tensor], number: int, convert: Callable[[Tensor], np.ndarray] = to_uint8
+    draw: Callable[[slice], Tensor],
+    number: int,
+    convert: Callable[[Tensor], np.ndarray] = to_uint8,
+    batch: int = BATCH,
 ) -> np.ndarray:
-    rows: Iterable[slice] = (slice(start, min(start + BATCH, number)) for start in range(0, number, BATCH))
+    rows: Iterable[slice] = (slice(start, min(start + batch, number)) for start in range(0, number, batch))
     return np.concatenate([convert(draw(row)) for row in rows])

@@ -68,10 +68,11 @@ def named_grid(
 CAPTION = 14
 """Height of the strip above a picture, in px, with its caption."""
 CAPTIONED = "tasvir captioned"
-"""Key of the text in a PNG that says how its captioned grid is laid out: px of a pixel, and rows of the strip."""
+"""Key of the text in a PNG that says how its captioned grid is laid out: px of a pixel, rows of the strip, and how many
+neighbours belong together."""
 
 
-def save_captioned(images: np.ndarray, captions: Sequence[str], columns: int, out: Path) -> None:
+def save_captioned(images: np.ndarray, captions: Sequence[str], columns: int, out: Path, group: int = 1) -> None:
     """A PNG grid, `columns` wide, with its caption above each picture; what is too long for a picture is cut short.
 
     `report.sheets.cut` finds the pictures in it again.
@@ -88,7 +89,7 @@ def save_captioned(images: np.ndarray, captions: Sequence[str], columns: int, ou
         place = (2 + column * (width + 2) + width / 2, 2 + row * (images.shape[1] + 2) + CAPTION - 3)
         draw.text(place, short[caption], "black", font, anchor="ms")
     layout = PngInfo()
-    layout.add_text(CAPTIONED, f"{factor} {CAPTION}")
+    layout.add_text(CAPTIONED, f"{factor} {CAPTION} {group}")
     sheet.save(out, pnginfo=layout)
 
 
@@ -133,6 +134,22 @@ def to_pil(image: np.ndarray) -> Image.Image:
 def interleave(*sets: np.ndarray) -> np.ndarray:
     """Sets of N pictures each: the first of every set, then the second …; [N·sets,H,W,C]."""
     return np.stack(sets, axis=1).reshape(-1, *sets[0].shape[1:])
+
+
+def alike(*sets: np.ndarray) -> list[np.ndarray]:
+    """Sets of pictures [N,H,W,1 or 3] with the channels and the size of the largest; what is enlarged keeps its pixels
+    as squares, or nearly, where the sizes are no multiples.
+    """
+    channels = max(images.shape[3] for images in sets)
+    height, width = (max(images.shape[axis] for images in sets) for axis in (1, 2))
+    found = []
+    for images in sets:
+        rows, columns = (
+            np.arange(new) * old // new for new, old in ((height, images.shape[1]), (width, images.shape[2]))
+        )
+        wide = images if images.shape[3] == channels else np.repeat(images, channels, axis=3)
+        found.append(wide if old == (height, width) else wide[:, rows][:, :, columns])
+    return found
 
 
 FILMS = {".gif": "GIF", ".webp": "WEBP"}

@@ -46,6 +46,7 @@ RECIPES: dict[str, str] = {
     "cgan": "adversarial.cgan",
     "cgan-cifar10": "adversarial.cgan",
     "ac-gan": "adversarial.ac_gan",
+    "pix2pix": "translation.pix2pix",
 }
 
 

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+# Not nn.InstanceNorm2d: its gradient is wrong on a CPU for one picture with channels innermost in memory (torch 2.13).
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
+    "instance": lambda channels: nn.GroupNorm(channels, channels),
     "none": lambda channels: nn.Identity(),
 }
 

@@ -65,12 +65,13 @@ LEVELS: tuple[tuple[float, int], ...] = (
 
 def cut(picture: Image.Image, size: int, group: int = 1) -> Sheet:
     """The pictures of a grid that `tasvir.pictures.grid` or `save_captioned` made from pictures of `size` px, at their
-    own size again.
+    own size again; `group` neighbours belong together, unless the file says how many do.
 
     Raises `ValueError` if it is no such grid.
     """
     captioned = picture.info.get(CAPTIONED)
-    factor, strip = map(int, captioned.split()) if captioned else (max(1, math.ceil(28 / size)), 0)
+    factor, strip, *more = map(int, captioned.split()) if captioned else (max(1, math.ceil(28 / size)), 0)
+    group = more[0] if more else group
     gap, tile = 2, size * factor
     high = strip + tile
     columns, rows = (picture.width - gap) // (tile + gap), (picture.height - gap) // (high + gap)

@@ -94,6 +94,7 @@ def settle(model: Model, run: Run) -> None:
             f"{folder} at step {step} does not have the weights that {run.folder} was begun on.\nTrain anew on it."
         )
     model.foundation.load_state_dict(found.state_dict())
+    model.begin()
 
 
 def prepared(
@@ -101,10 +102,12 @@ def prepared(
 ) -> np.ndarray | None:
     """What the model's foundation makes of every training picture, [N,...], computed once and kept in the run folder.
 
-    None where pictures are different every time they are shown (augmented, binarized anew, streamed): then it is
-    computed batch by batch. All processes must call it.
+    None where it makes nothing of them, and where pictures are different every time they are shown (augmented,
+    binarized anew, streamed): then it is computed batch by batch. All processes must call it.
     """
     below, settings = run.config.foundation, dataset.settings
+    if type(model).prepare is Model.prepare:
+        return None
     if below is None or dataset.stream is not None or settings.binarize == "dynamic":
         return None
     changes = augmentation(settings)

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tasvir import pictures
-from tasvir.core import Model, Noise, Reconstructs, Samples
+from tasvir.config import TrainConfig
+from tasvir.core import Model, Noise, Reconstructs, Samples, Translates
 from tasvir.data.batches import Batches, FromShards, pictures_of, stream, to_uint8
 from tasvir.runs import Run
 from tasvir.training import foundation, processes
@@ -31,8 +33,12 @@ SHOWN = 64
 """Samples drawn at every showing, from seeds 0 to 63."""
 EACH, ROWS = 8, 10
 """Pictures of each class that a conditional model draws, and classes, at most."""
+LARGE = 128
+"""Size in px above which only half as many held-out pictures are shown."""
 REAL = 1000
 """Real pictures, at most, from which it is told how much classes differ."""
+ACROSS = 1536
+"""Px that pictures side by side take in a row, at most, unless a single group is wider."""
 SOON = 5
 """Steps after which several processes notice that they were asked to stop."""
 
@@ -66,7 +72,7 @@ def train(
     reporter = Reporter(state.step, settings.steps, settings.batch_size * processes.count(), loud=writer)
     dataset = foundation.extended(dataset, foundation.prepared(state.model, run, dataset, device, reporter.say))
     batches = stream(
-        dataset,
+        as_two_sets(dataset) if state.model.unpaired else dataset,
         settings.batch_size,
         seed,
         device,
@@ -97,6 +103,18 @@ def train(
             keeper.close()
 
 
+def as_two_sets(dataset: "Dataset") -> "Dataset":
+    """Pairs as pictures and sources that do not belong together."""
+    return replace(dataset, pictures=replace(dataset.pictures, matched=False))
+
+
+def showing(settings: TrainConfig, pictures: int) -> int:
+    """Steps between showings, with so many training pictures (0 where they are streamed); 0 is never."""
+    if settings.sample_every != "epoch":
+        return settings.sample_every
+    return max(1, pictures // (settings.batch_size * processes.count())) if pictures else TrainConfig().checkpoint_every
+
+
 def _advance(state: State, batches: Batches | FromShards, keeper: "Keeper | None", asked: list[int]) -> str:
     """Train on until the end, an interruption, or too many skipped updates; says which."""
     settings = state.run.config.train
@@ -120,7 +138,7 @@ def _advance(state: State, batches: Batches | FromShards, keeper: "Keeper | None
             state.save()
             if keeper and measuring:
                 keeper.measure()
-        if keeper and settings.sample_every and (last or done % settings.sample_every == 0):
+        if keeper and keeper.showing and (last or done % keeper.showing == 0):
             keeper.show()
         if stopping and not last:
             return "interrupted"
@@ -146,6 +164,14 @@ def _go_back(state: State, reporter: Reporter) -> None:
     if processes.is_writer():
         state.run.forget_after(state.step)
         state.run.log({"step": state.step, "health": [sentence]})
+
+
+def save_compared(compared: dict[str, Tensor], out: Path) -> None:
+    """What belongs side by side, [N,C,H,W] in [-1,1] each, as a PNG grid with its name above every picture."""
+    sets = pictures.alike(*map(to_uint8, compared.values()))
+    across = max(1, ACROSS // (len(sets) * sets[0].shape[2])) * len(sets)
+    captions = list(compared) * len(sets[0])
+    pictures.save_captioned(pictures.interleave(*sets), captions, min(across, len(captions)), out, group=len(sets))
 
 
 class Meter:
@@ -184,8 +210,10 @@ class Keeper:
         self.run, self.state, self.reporter, self._measure = run, state, reporter, measure
         self.health = Health()
         self.events = None
+        self.showing = showing(run.config.train, len(dataset.train))
         self.test = dataset.test if len(dataset.test.images) else dataset.train
-        self.held_out = pictures_of(dataset, self.test, range(min(16, len(self.test.images))), state.device)
+        number = min(16 if dataset.pictures.size <= LARGE else 8, len(self.test.images))
+        self.held_out = pictures_of(dataset, self.test, range(number), state.device)
         run.forget_after(state.step)
         self.referee = Referee.of(run.lines())
         run.log({"step": state.step, "began": datetime.now(UTC).isoformat(timespec="seconds"), "on": machine(state)})
@@ -225,6 +253,8 @@ class Keeper:
                 drawn = to_uint8(model.sample(Noise(seeds), label))
                 self._save(drawn, label, folder / f"{step:08d}.png")
                 self._check_diversity(drawn, label)
+            if isinstance(model, Translates):
+                save_compared(model.compared(self.held_out), folder / f"{step:08d}.png")
             if isinstance(model, Reconstructs):
                 real, label = self.held_out.image, self.held_out.label
                 told = {"label": label} if self._conditional and label is not None else {}

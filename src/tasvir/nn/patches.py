@@ -1,0 +1,56 @@
+"""Discriminators of patches (Isola et al. 2017, arXiv 1611.07004, section 3.2.2 and appendix 6.1.2)."""
+
+from torch import nn
+
+from tasvir.config import Refused
+from tasvir.nn.convolutional import NORMS
+
+WIDEST = 8
+"""How many times wider than its first layer the network becomes."""
+
+
+def field(halvings: int) -> int:
+    """Height and width in pixels of what one score sees, with so many halvings."""
+    size = 1
+    for stride in [1, 1, *[2] * halvings]:
+        size = (size - 1) * stride + 4
+    return size
+
+
+def halvings_for(patch: int | str, size: int) -> int:
+    """Halvings of a discriminator whose scores each see `patch` px, or the `whole` picture of `size` px; 0 for 1 px.
+
+    Raises `Refused` where the picture is too small for it.
+    """
+    if patch == 1:
+        return 0
+    wanted = size if patch == "whole" else int(patch)
+    halvings = next(number for number in range(1, 12) if field(number) >= wanted)
+    if size >> halvings < 3:
+        raise Refused(
+            f"A discriminator of patches of {patch} px needs pictures of {3 << halvings} px or more, and these are of "
+            f"{size} px: set --model.patch to 16 or 1."
+        )
+    return halvings
+
+
+class PatchDiscriminator(nn.Sequential):
+    """[B,channels,H,W] → scores [B,1,h,w], each of one patch: 1, 16, 34, 70, 142 … px with 0, 1, 2, 3, 4 … halvings."""
+
+    def __init__(self, channels: int, width: int, halvings: int, norm: str):
+        if not halvings:
+            layers: list[nn.Module] = [
+                *(nn.Conv2d(channels, width, 1), nn.LeakyReLU(0.2)),
+                *(nn.Conv2d(width, 2 * width, 1), NORMS[norm](2 * width), nn.LeakyReLU(0.2)),
+                nn.Conv2d(2 * width, 1, 1),
+            ]
+            super().__init__(*layers)
+            return
+        layers, before = [], channels
+        for level in range(halvings + 1):
+            after = width * min(2**level, WIDEST)
+            layers += [nn.Conv2d(before, after, 4, stride=2 if level < halvings else 1, padding=1)]
+            layers += [NORMS[norm](after)] if level else []
+            layers += [nn.LeakyReLU(0.2)]
+            before = after
+        super().__init__(*layers, nn.Conv2d(before, 1, 4, padding=1))
