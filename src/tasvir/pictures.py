@@ -144,9 +144,8 @@ def alike(*sets: np.ndarray) -> list[np.ndarray]:
     height, width = (max(images.shape[axis] for images in sets) for axis in (1, 2))
     found = []
     for images in sets:
-        rows, columns = (
-            np.arange(new) * old // new for new, old in ((height, images.shape[1]), (width, images.shape[2]))
-        )
+        old = images.shape[1:3]
+        rows, columns = (np.arange(new) * size // new for new, size in zip((height, width), old, strict=True))
         wide = images if images.shape[3] == channels else np.repeat(images, channels, axis=3)
         found.append(wide if old == (height, width) else wide[:, rows][:, :, columns])
     return found
