@@ -308,7 +308,7 @@ def test_pairs_matched_by_name(tmp_path):
     found = looked_at(root)
     told_of = said(found)
     assert found.paired and names(told_of["unpaired"]) == {("A/alone.png",)}
-    assert names(told_of["pair-shapes"]) == {("B/003.png",)}
+    assert told_of["pair-shapes"].cases == (("B/003.png", "40x40 px, and its partner 96x48: another shape"),)
     assert told_of["pair-sizes"].count == 22
     assert told_of["unreadable"].count == 1 and "partner" in told_of["unreadable"].cases[0][1]
     assert not {"alike", "copies"} & told_of.keys()
@@ -362,8 +362,8 @@ def test_pairs_of_several_sources_are_pairs(tmp_path):
         write(tmp_path / "two" / "A" / f"{number:03d}.png", scene(100 + number, 40 if number == 3 else 32, 32))
         write(tmp_path / "two" / "B" / f"{number:03d}.png", scene(200 + number, 32, 32))
     found = looked_at(tmp_path / "one", tmp_path / "two")
-    assert found.paired and found.sides.shape == (40, 2) and plain(found)["formats"] == {"PNG": 60}
-    assert names(said(found)["pair-shapes"]) == {("two/B/003.png",)}
+    assert found.paired and found.sides.shape == (40, 2) and plain(found)["formats"] == {"PNG": 58}
+    assert said(found)["pair-shapes"].cases == (("two/B/003.png", "32x32 px, and its partner 40x32: another shape"),)
     assert plain(found)["sizes"]["frequent"][0] == {"size": [64, 64], "count": 40}
 
 

@@ -16,8 +16,6 @@ from tasvir.data import derive
 from tasvir.data.colors import lab_to_rgb, lightness, rgb_to_lab
 from tasvir.data.derive import DERIVATIONS, boxes, centre, check, derived, edges, low_resolution, masked, source_shape
 
-SETTINGS = {"scale": 4, "mask": 0.5}
-
 
 def noise(count: int = 4, size: int = 24, channels: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, channels), np.uint8)
@@ -187,10 +185,10 @@ def test_pictures_off_the_grid_are_reduced_as_saved():
 
 def test_grey_is_lightness_between_minus_one_and_one():
     pixels = every_colour()
-    found = derived("grey", floats(pixels), **SETTINGS)
+    found = derived(DataConfig(derive="grey"), floats(pixels))
     assert found.shape == (1, 1, pixels.shape[1], 1)
     np.testing.assert_allclose(found[:, 0].numpy(), color.rgb2lab(pixels)[..., 0] / 50 - 1, atol=1e-4)
-    white = derived("grey", torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(-1, 3, 8, 8), **SETTINGS)
+    white = derived(DataConfig(derive="grey"), torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(-1, 3, 8, 8))
     torch.testing.assert_close(white[:, 0, 0, 0], torch.tensor([-1.0, 1.0]), rtol=0, atol=1e-5)
 
 
@@ -204,12 +202,12 @@ def test_masked_is_grey_in_the_hole_and_untouched_around_it(layout, channels):
         image[:, max(top, 0) : top + side, max(left, 0) : left + side] = 0
     found = masked(images, places)
     assert torch.equal(found, expected) and found.is_contiguous(memory_format=layout)
-    assert torch.equal(derived("masked", images, **SETTINGS, holes=places), expected)
+    assert torch.equal(derived(DataConfig(derive="masked"), images, places), expected)
 
 
 @pytest.mark.parametrize(("size", "mask", "side"), [(16, 0.5, 8), (15, 0.5, 8), (9, 1.0, 9), (32, 0.1, 3)])
 def test_holes(size, mask, side):
-    held_out = derived("masked", torch.ones(2, 3, size, size), scale=4, mask=mask)
+    held_out = derived(DataConfig(derive="masked", mask=mask), torch.ones(2, 3, size, size))
     rows = (held_out[0, 0] == 0).any(1).nonzero().flatten().tolist()
     before, after = rows[0], size - 1 - rows[-1]
     assert len(rows) == side and 0 <= after - before <= 1
@@ -271,9 +269,11 @@ def test_sources_have_the_shape_that_is_said(name, channels):
     if DERIVATIONS[name].packed:
         made = floats(np.stack([edges(image) for image in pixels]))
     else:
-        made = derived(name, floats(pixels), **SETTINGS)
+        made = derived(DataConfig(derive=name), floats(pixels))
         if name != "low-resolution":  # autocast knows no meta device
-            on_meta = derived(name, floats(pixels).to("meta"), **SETTINGS)  # no values there: nothing may wait for one
+            on_meta = derived(
+                DataConfig(derive=name), floats(pixels).to("meta")
+            )  # no values there: nothing may wait for one
             assert on_meta.shape == made.shape
     assert made.shape == (2, said[0], said[1], said[1]) and made.dtype == torch.float32
     assert made.min() >= -1 and made.max() <= 1

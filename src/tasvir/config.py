@@ -64,8 +64,9 @@ class OptimizerConfig:
     weight_decay: NonNegative = 0.0
     warmup: CountOrZero = 0
     """Steps over which the learning rate rises linearly from zero."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What the learning rate does after the warmup: stays, or falls to zero at the last step."""
+    schedule: Literal["constant", "linear", "late-linear", "cosine"] = "constant"
+    """What the learning rate does after the warmup: stays, or falls to zero at the last step; late-linear stays for the
+    first half of the steps."""
     clip: NonNegative = 0.0
     """Largest norm of the player's gradient; 0 leaves it as it is."""
 
@@ -121,8 +122,11 @@ class DataConfig:
     """How the pictures lie in it; auto looks, and says what it recognized. README, "Your own pictures", lists them."""
     size: Annotated[int, Range(low=4, high=4096)] | None = None
     """Height and width in pixels; left out, the set's own size, or the nearest the model takes."""
-    fit: Literal["crop", "pad", "squash"] = "crop"
-    """How a picture becomes square: its centre, the whole on a background, or the whole out of proportion."""
+    fit: Literal["crop", "pad", "squash", "tiles"] = "crop"
+    """How a picture becomes square: its centre, the whole on a background, the whole out of proportion, or as many
+    squares of `size` as cover it, at its own resolution."""
+    overlap: Annotated[float, Range(low=0.0, high=0.95)] = 0.5
+    """Of tiles: the part of its height and width that each shares with the next."""
     background: str = "white"
     """What lies under transparency and around padded pictures: white, black, grey or #rrggbb."""
     color: Literal["auto", "grey", "rgb"] = "auto"
@@ -131,7 +135,7 @@ class DataConfig:
     """Which attribute is the class, for sets that have several (cartoons); `none` leaves labels out; for streamed
     shards, how many classes there are, where the first shards do not show all."""
     limit: Count | None = None
-    """Use only so many training pictures."""
+    """Use only so many training pictures; of tiles, so many tiles."""
     fraction: PositiveFraction = 1.0
     """Use only this part of the pictures, chosen by their content: 0.5 is always the same half."""
     folders: Count | None = None
@@ -143,7 +147,7 @@ class DataConfig:
     labelled: Count | None = None
     """Only so many training pictures keep their class, as even over classes as can be, chosen by `choice_seed`; the
     others are shown without. Left out, all do."""
-    derive: Literal["none", "low-resolution", "grey", "edges", "masked"] = "none"
+    derive: Literal["none", "low-resolution", "grey", "edges", "masked", "noisy"] = "none"
     """Make pairs of plain pictures: what is made of each is the source, and the picture is learned from it."""
     binarize: Literal["none", "static", "dynamic"] = "none"
     """Make grey pixels black or white, with their value as the chance of white: once, or anew whenever trained on."""
@@ -151,6 +155,8 @@ class DataConfig:
     """How many times smaller the low resolution is."""
     mask: PositiveFraction = 0.5
     """Side of the masked square, as a part of the picture's."""
+    sigma: PositiveFraction = 0.1
+    """Standard deviation of the Gaussian noise of `noisy`, where 1 is from black to white: 0.1 is 25 of 255 levels."""
     flip: bool = False
     """Show half of the pictures mirrored left to right while training."""
     translate: Fraction = 0.0
@@ -165,6 +171,34 @@ class DataConfig:
     """Read WebDataset shards as training goes and pack nothing, for sets that fit on no disk."""
     root: Path | None = None
     """Where torchvision's sets lie or are fetched to; left out, TASVIR_DATA or a folder in the user's cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleConfig:
+    """What a picture is optimized for in style transfer, and how."""
+
+    content_layers: tuple[str, ...] = ("relu4_2",)
+    """Layers of VGG-19 whose features are to be the content's."""
+    style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    """Layers whose Gram matrices are to be the style's, all as important."""
+    content_weight: NonNegative = 1.0
+    style_weight: NonNegative = 10.0
+    style_weights: tuple[NonNegative, ...] | None = None
+    """Of several styles, one each; left out, all are as important."""
+    total_variation: NonNegative = 0.0
+    """Weight of differences between neighbouring pixels, which smooths."""
+    keep_colors: bool = False
+    """Only lightness is transferred, and the content's colours stay (Gatys et al. 2016, arXiv 1606.05897)."""
+    start: Literal["content", "noise", "style"] = "content"
+    """Where the descent begins; noise is the paper's."""
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    """L-BFGS as in the paper, or Adam, which needs less memory and more steps."""
+    learning_rate: Positive = 0.02
+    """Of Adam."""
+    steps: Count = 200
+    """Times that the picture is looked at."""
+    seed: Seed = 0
+    """Of the noise."""
 
 
 @dataclass(frozen=True)

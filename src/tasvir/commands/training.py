@@ -32,6 +32,7 @@ class Train:
     out: Path | None = None
     """The run folder; left out, runs/RECIPE-DATA."""
     recipe: tyro.conf.Suppress[str] = ""
+    asked: tyro.conf.Suppress[tuple[str, ...]] = ()
     on: tyro.conf.Suppress[Path | None] = None
     first: tyro.conf.Suppress[Any] = None
 
@@ -66,12 +67,15 @@ class Train:
         below = None if chosen.foundation is None else recipe(chosen.foundation)
         kind = _train_kind(type(chosen.config), None if below is None else type(below.config))
         first = {} if below is None else {"first": _usual_first(below)}
-        default = kind(data=chosen.data, train=chosen.train, model=chosen.config, recipe=words[0], **first)
+        default = kind(
+            data=chosen.data, train=chosen.train, model=chosen.config, recipe=words[0], asked=asked_for(words), **first
+        )
         return parse(kind, words[1:], f"tasvir train {words[0]}", default=default)
 
     def __call__(self) -> int:
         from tasvir.data import load
         from tasvir.data.packing import TooFew
+        from tasvir.data.settling import settled
         from tasvir.models import recipe
         from tasvir.runs import Run, check_vacant
         from tasvir.training import processes
@@ -81,7 +85,7 @@ class Train:
         processes.start(self.train.device)
         kind = recipe(self.recipe).model
         below = self._below()
-        data = _anywhere(self.data)
+        data, said = settled(_anywhere(self.data), recipe(self.recipe).data, self.asked)
         out = self.out or _free_folder(
             f"{self.recipe}-{'-'.join(Path(name).stem.lower() for name in data.source)[:80]}"
         )
@@ -111,7 +115,7 @@ class Train:
             nested = replace(run, folder=out / FOUNDATION, config=self._first_config(data, run.config.foundation))
             check_pictures(nested.config.recipe, dataset.pictures)
             stages.insert(0, (nested, built(nested, "first.train")))
-        notes = [*dataset.notes, *filter(None, [few_pictures(*stage, dataset) for stage in stages])]
+        notes = [*dataset.notes, *said, *filter(None, [few_pictures(*stage, dataset) for stage in stages])]
 
         def begin() -> None:
             check_vacant(out, besides=FOUNDATION if len(stages) > 1 else "")
@@ -150,6 +154,11 @@ class Train:
 
     def _first_config(self, data: DataConfig, below: Foundation) -> RunConfig:
         return RunConfig(below.recipe, self.seed, data, self.first.train, below.model)
+
+
+def asked_for(words: list[str]) -> tuple[str, ...]:
+    """Which settings of the data the words of a command line give."""
+    return tuple(word.removeprefix("--data.").partition("=")[0] for word in words if word.startswith("--data."))
 
 
 def _anywhere(data: DataConfig) -> DataConfig:

@@ -8,7 +8,7 @@ import numpy as np
 from tasvir.config import DataConfig, Pictures, Refused
 from tasvir.data.binarizing import binarized, drawn_once
 from tasvir.data.binarizing import check as check_binarized
-from tasvir.data.decoding import Frame, Unreadable, decode, parse_color, with_channels
+from tasvir.data.decoding import Frame, Unreadable, decode, parse_color, squaring, with_channels
 from tasvir.data.packing import Dataset, Split, pack
 from tasvir.data.shards import is_address
 from tasvir.data.sources import DATASETS, ENDINGS, absolute, find
@@ -50,6 +50,8 @@ def _streamed(config: DataConfig, size: int) -> Dataset:
     if config.layout not in ("auto", "shards") or config.derive == "edges":
         which = f"--data.layout {config.layout}" if config.layout not in ("auto", "shards") else "--data.derive edges"
         raise Refused(f"{which} does not go with streaming; pack the pictures instead, without --data.stream.")
+    if config.fit == "tiles":
+        raise Refused("--data.fit tiles does not go with streaming; pack the pictures instead, without --data.stream.")
     if config.binarize != "none":
         raise Refused("--data.binarize does not go with streaming; pack the pictures instead, without --data.stream.")
     frame = Frame(size, config.fit, parse_color(config.background))
@@ -104,15 +106,15 @@ def look(
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """The first `number` readable pictures of a file, folder, archive or set, in its own order and not packed.
 
-    They are made square, binarized, and pairs turned, as `like` says. Returns uint8 [N,size,size,channels], and
-    (file, reason) of those that cannot be read. Raises `Refused` if none can.
+    They are made square (of tiles, the centre of each picture), binarized, and pairs turned, as `like` says. Returns
+    uint8 [N,size,size,channels], and (file, reason) of those that cannot be read. Raises `Refused` if none can.
     """
     path = absolute(source)
     usual = DataConfig()
     config = replace(
         like, source=(source,), labels=None, limit=None, fraction=1.0, folders=None, stream=False, layout=usual.layout
     )
-    frame = Frame(size, config.fit, parse_color(config.background))
+    frame = Frame(size, squaring(config.fit), parse_color(config.background))
     if path.is_file() and path.suffix.lower().lstrip(".") in ENDINGS:
         names, picture = [path.name], lambda _, frame: decode(path.read_bytes(), frame)
     else:

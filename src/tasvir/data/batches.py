@@ -10,9 +10,8 @@ from torch import Tensor
 
 from tasvir.config import DataConfig
 from tasvir.core import Batch
-from tasvir.data import augment, binarizing
+from tasvir.data import augment, binarizing, derive
 from tasvir.data.augment import Augmentation
-from tasvir.data.derive import DERIVATIONS, boxes, derived
 from tasvir.data.packing import Dataset, Split
 
 RESIDENT = 1 << 30
@@ -22,7 +21,7 @@ LARGE = 1 << 16
 BLOCK = 256
 """Pictures that are copied at a time."""
 SHUFFLE, SHUFFLE_SOURCES, SHUFFLE_LABELLED, LABELLED = 0, 7, 8, 9
-"""Streams of random numbers; 1 to 6 belong to augmentation and derivation."""
+"""Streams of random numbers; 1 to 6, 11 and 12 belong to augmentation and derivation."""
 OTHER_SEED = 0x9E3779B97F4A7C15
 """What is added to the seed for the sources of unmatched sets, so that they are augmented on their own; twice for the
 pictures that keep their class."""
@@ -59,7 +58,8 @@ def pictures_of(
         beside = numbers % len(split.sources)
         source = to_float(torch.from_numpy(_gathered(split.sources, beside)).to(device))
     elif _is_derived(dataset.settings):
-        source = _derived(dataset.settings, image)
+        drawn = derive.held_out(dataset.settings, image.shape, numbers.tolist())
+        source = derive.derived(dataset.settings, image, drawn)
     return Batch(image, label, source)
 
 
@@ -79,7 +79,7 @@ def labelled_places(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
 
 def _is_derived(settings: DataConfig) -> bool:
     """Whether sources are made in batches."""
-    return settings.derive != "none" and not DERIVATIONS[settings.derive].packed
+    return settings.derive != "none" and not derive.DERIVATIONS[settings.derive].packed
 
 
 def _gathered(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -162,22 +162,9 @@ class FromShards:
                 draws = augment.draw(changes, size, self.seed, step, *share)
                 batch.image, _ = augment.apply(changes, draws, batch.image)
             if _is_derived(settings):
-                batch.source = _derived(settings, batch.image, _holes(settings, size, self.seed, step, *share))
+                drawn = derive.draws(settings, batch.image.shape, self.seed, step, self.rank, self.processes)
+                batch.source = derive.derived(settings, batch.image, drawn)
             yield step, batch
-
-
-def _derived(settings: DataConfig, image: Tensor, holes: Tensor | None = None) -> Tensor:
-    """The sources of a batch of pictures; without `holes`, masked in the centre."""
-    return derived(settings.derive, image, scale=settings.scale, mask=settings.mask, holes=holes)
-
-
-def _holes(
-    settings: DataConfig, size: int, seed: int, step: int, batch_size: int, rank: int, processes: int
-) -> Tensor | None:
-    """[batch_size,3] where to mask this rank's pictures, if that is asked for."""
-    if settings.derive != "masked":
-        return None
-    return boxes(seed, step, batch_size * processes, size, settings.mask)[rank * batch_size : (rank + 1) * batch_size]
 
 
 @dataclass
@@ -335,8 +322,8 @@ class Batches:
                 draws = self.draws(step, self.seed + OTHER_SEED).to(self.device)
             source = self._floats(read.source, draws)
         elif _is_derived(self.settings):
-            share = self.batch_size, self.rank, self.processes
-            source = _derived(self.settings, image, _holes(self.settings, self.size, self.seed, step, *share))
+            drawn = derive.draws(self.settings, image.shape, self.seed, step, self.rank, self.processes)
+            source = derive.derived(self.settings, image, drawn)
         label = None if read.label is None else read.label.to(self.device, non_blocking=True)
         prepared = None
         if self.split.prepared is not None:

@@ -13,7 +13,20 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from tasvir.config import DataConfig, Refused
-from tasvir.data.decoding import Decoded, Frame, Unreadable, decode, is_grey, opened, orientation, parse_color
+from tasvir.data import tiling
+from tasvir.data.decoding import (
+    Decoded,
+    Frame,
+    Unreadable,
+    animated,
+    check_shapes,
+    decode,
+    is_grey,
+    opened,
+    orientation,
+    parse_color,
+    upright_size,
+)
 from tasvir.data.items import Items, Source
 from tasvir.data.splitting import SPLITS, digest_of, places
 from tasvir.data.workers import chunked, workers
@@ -130,6 +143,21 @@ class Findings:
         """Whether height and width are known; else the shorter side stands for both."""
         return self.items.encoded or self.source.size is not None
 
+    @property
+    def tiled(self) -> bool:
+        """Whether pictures are cut into tiles."""
+        return self.config.fit == "tiles"
+
+    def tiles(self, size: int, overlap: float | None = None) -> np.ndarray:
+        """[N] int64: how many tiles each readable picture that is not left out gives; of the others none."""
+        overlap = self.config.overlap if overlap is None else overlap
+        counts = np.zeros(len(self.items), np.int64)
+        used = np.flatnonzero(self.readable & ~self.left_out)
+        shapes, place = np.unique(self.sides[used][:, 0][["width", "height"]], return_inverse=True)
+        known = [tiling.count(int(width), int(height), size, overlap) for width, height in shapes]
+        counts[used] = np.array(known, np.int64)[place] if known else 0
+        return counts
+
     @cached_property
     def halves(self) -> np.ndarray:
         """[N] bool: which pictures are one half of a file, whose other half is the source."""
@@ -201,12 +229,14 @@ def check(source: Source, config: DataConfig) -> Findings:
     if config.derive != "none" and (source.paired or source.beside is not None):
         raise Refused(f"{source.name} has pairs already; leave --data.derive out, or say --data.layout flat.")
     items = source.read()
+    if config.fit == "tiles" and not source.files:
+        raise Refused(tiling.no_files(source.name))
     _refuse_derive(items, config)
     sides = 2 if source.paired else 1
     pictures, shown = np.zeros(len(items), PICTURE), np.zeros((len(items), sides), SIDE)
     reasons: dict[int, str] = {}
     frame = Frame(THUMBNAIL, "squash", parse_color(config.background))
-    look = partial(_look, sides=sides, frame=frame)
+    look = partial(_look, sides=sides, frame=frame, tiles=config.fit == "tiles")
     chunks = chunked(list(range(len(items))), CHUNK)
     with workers(replace(items, slow=items.slow or len(items) > SLOW)) as crew:
         for chunk, found in zip(chunks, crew.map(look, chunks, len(items), "looking at pictures"), strict=True):
@@ -238,7 +268,9 @@ def _refuse_derive(items: Items, config: DataConfig) -> None:
     derive.check(config.derive, channels=1 if grey else 3, size=size, scale=config.scale, mask=config.mask)
 
 
-def _look(items: Items, numbers: list[int], sides: int, frame: Frame) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def _look(
+    items: Items, numbers: list[int], sides: int, frame: Frame, tiles: bool
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """The facts of some pictures: [n] `PICTURE`, [n,sides] `SIDE`, and why some cannot be read."""
     pictures, shown = np.zeros(len(numbers), PICTURE), np.zeros((len(numbers), sides), SIDE)
     reasons: dict[int, str] = {}
@@ -256,6 +288,8 @@ def _look(items: Items, numbers: list[int], sides: int, frame: Frame) -> tuple[n
                 _file_facts(contents[0], name, partial(decode, contents[0]), frame, shown[place, :1])
                 if sides == 2:
                     _source_facts(contents[1], frame, shown[place, 1:])
+                    (width, other), (height, beside) = (shown[place][name].tolist() for name in ("width", "height"))
+                    check_shapes((width, height), (other, beside), tiles)
             picture["state"] = READABLE
         except Unreadable as error:
             reasons[number] = str(error)
@@ -279,9 +313,9 @@ def _file_facts(
     image = opened(content)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     turned = orientation(image)
-    width, height = image.size[::-1] if turned > 4 and kind != "TIFF" else image.size
+    width, height = upright_size(image)
     ending = os.path.splitext(name)[1].lower().lstrip(".")
-    traits = Trait.ROTATED * (turned > 1) | Trait.ANIMATED * _animated(image)
+    traits = Trait.ROTATED * (turned > 1) | Trait.ANIMATED * animated(image)
     traits |= Trait.PROFILE * _profiled(image.info.get("icc_profile"))
     if any(ending in endings.split() for other, endings in ENDINGS.items() if other != kind):
         traits |= Trait.MISNAMED
@@ -308,13 +342,6 @@ def _source_facts(content: bytes, frame: Frame, shown: np.ndarray) -> None:
 
 def _pixels(made: Decoded) -> tuple[np.ndarray, ...]:
     return (made.image,) if made.source is None else (made.image, made.source)
-
-
-def _animated(image: Image.Image) -> bool:
-    try:
-        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    except Exception:  # what follows the first picture is damaged: there is more than one
-        return True
 
 
 @lru_cache(64)

@@ -38,6 +38,7 @@ def plain(found: Findings, suits: Sequence[Suit] = ()) -> dict[str, Any]:
         "listed": len(found.items),
         "readable": len(good),
         "splits": found.counts(),
+        "tiles": tile_counts(found, size_to_train(suits, found)) if found.tiled else None,
         "split_by": "source" if found.settled else "content",
         "classes": {
             name: {"train": train, "test": test}
@@ -106,7 +107,15 @@ def packed_bytes(found: Findings, size: int) -> int:
         from tasvir.data.derive import DERIVATIONS
 
         channels += DERIVATIONS[found.config.derive].packed  # one channel, stored beside the picture
-    return len(found.good) * size * size * channels
+    count = int(found.tiles(size).sum()) if found.tiled else len(found.good)
+    return count * size * size * channels
+
+
+def tile_counts(found: Findings, size: int | None) -> dict[str, int]:
+    """How large tiles are, in pixels, and how many there are of each split."""
+    size = size or PACKED[0]
+    tiles = found.tiles(size)
+    return {"size": size, "train": int(tiles[~found.testing].sum()), "test": int(tiles[found.testing].sum())}
 
 
 def _packed_sizes(found: Findings, suits: Sequence[Suit]) -> list[int]:
@@ -150,6 +159,7 @@ def told(found: Findings, suits: Sequence[Suit] = (), width: int | None = None) 
 def _told(found: Findings, suits: Sequence[Suit], width: int) -> list[str]:
     lines = [line for note in (*found.source.notes, *found.items.notes) for line in textwrap.wrap(note, width)]
     rows = [("pairs" if found.paired else "pictures", _readable(found)), ("split", _splits(found))]
+    rows += [("tiles", _tiles(found, size_to_train(suits, found)))] if found.tiled else []
     rows += [("classes", _classes(found)), ("sizes", _sizes(found)), ("shapes", _shapes(found))]
     rows += [("files", _files(found)), ("colour", _colors(found)), ("space", _space(found, suits))]
     lines += [""]
@@ -195,6 +205,14 @@ def _splits(found: Findings) -> str:
     said = f"{counts['train']:,} for training and {counts['test']:,} for testing, {how}{before}"
     left_out = int(found.left_out.sum())
     return f"{said}; {left_out:,} more, copies of those for testing, left out" if left_out else said
+
+
+def _tiles(found: Findings, size: int | None) -> str:
+    known = tile_counts(found, size)
+    return (
+        f"{known['train'] + known['test']:,} of {known['size']}×{known['size']}, overlapping by "
+        f"{found.config.overlap:.0%}: {known['train']:,} for training and {known['test']:,} for testing"
+    )
 
 
 def _classes(found: Findings) -> str:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntFlag
 from functools import lru_cache
 from typing import Literal
 
@@ -25,11 +26,12 @@ LARGEST_PROFILE = 4 << 20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
 
-FitName = Literal["crop", "pad", "squash"]
+FitName = Literal["crop", "pad", "squash", "tiles"]
 FITS: dict[FitName, str] = {
     "crop": "centre crop to a square",
     "pad": "the whole picture on a {background} square",
     "squash": "the whole picture squashed to a square",
+    "tiles": "cut into squares at its own resolution",
 }
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,6 +52,22 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+SAME_SHAPE = 1.02
+"""How far the ratios of width to height may be apart for two pictures to be of one shape."""
+
+
+OTHER_SHAPE, TILES_OF_PAIRS = "another shape", "tiles need pairs of one size"
+"""Why the two files of a pair do not go together."""
+
+
+class Met(IntFlag):
+    """What decoding came upon that is worth a word, though the picture can be used."""
+
+    ANIMATED = 1
+    ODD_WIDTH = 2  # of two pictures side by side
+    OTHER_SIZE = 4  # of the two files of a pair
+
+
 class Unreadable(Exception):
     """One file is no picture that can be used; the message is the reason in a few words."""
 
@@ -61,7 +79,8 @@ class Frame:
     size: int
     """Height and width in pixels."""
     fit: FitName = "crop"
-    """Its centre; the whole, centred on the background; or the whole, out of proportion."""
+    """Its centre; the whole, centred on the background; the whole, out of proportion. For `tiles` it stays as it is,
+    and `tasvir.data.tiling` cuts squares out of it."""
     background: tuple[int, int, int] = COLORS["white"]
     """Red, green and blue, 0 to 255, under transparency and around a padded picture."""
 
@@ -71,11 +90,14 @@ class Decoded:
     """A picture as a set holds it."""
 
     image: np.ndarray
-    """[size,size,1 or 3] uint8."""
+    """[size,size,1 or 3] uint8; [H,W,1 or 3] where the frame's fit is `tiles`."""
     side: int
     """The shorter side that the picture had; of its half, for a pair in one file."""
+    shape: tuple[int, int] = (0, 0)
+    """Upright width and height of the file, where that is known."""
+    met: Met = Met(0)
     source: np.ndarray | None = None
-    """[size,size,1 or 3] uint8: what a pair's picture is made from."""
+    """[size,size,1 or 3] uint8: what a pair's picture is made from; [H,W,1 or 3] for `tiles`."""
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -89,15 +111,19 @@ def parse_color(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def squaring(fit: FitName) -> FitName:
+    """How one square is made of a picture, where a set may be cut into several: of tiles, the centre."""
+    return "crop" if fit == "tiles" else fit
+
+
 def described(frame: Frame) -> str:
     """What `decode` does, in a sentence for a passport."""
     names = {color: name for name, color in reversed(COLORS.items())}
     background = names.get(frame.background) or "#{:02x}{:02x}{:02x}".format(*frame.background)
-    return (
-        f"upright as EXIF says; ICC profiles to sRGB; transparency on {background}; "
-        f"{FITS[frame.fit].format(background=background)}, then Lanczos, antialiased (Pillow); "
-        "large JPEGs are first reduced by whole factors"
-    )
+    squared = FITS[frame.fit].format(background=background)
+    if frame.fit != "tiles":
+        squared += ", then Lanczos, antialiased (Pillow); large JPEGs are first reduced by whole factors"
+    return f"upright as EXIF says; ICC profiles to sRGB; transparency on {background}; {squared}"
 
 
 def opened(data: bytes) -> Image.Image:
@@ -118,8 +144,9 @@ def decode(data: bytes, frame: Frame) -> Decoded:
     """
     with _plainly():
         image = _opened(data)
-        side = min(image.size)
-        return Decoded(fit(_pixels(image, frame), frame), side)
+        side, shape = min(image.size), upright_size(image)
+        met = Met.ANIMATED * animated(image)
+        return Decoded(fit(_pixels(image, frame), frame), side, shape, Met(met))
 
 
 def whole(data: bytes, background: tuple[int, int, int] = COLORS["white"]) -> np.ndarray:
@@ -135,20 +162,58 @@ def decode_halves(data: bytes, frame: Frame, alike: bool = False) -> Decoded:
     """Bytes of a file with two pictures side by side: the right half, and the left half as its source.
 
     The upright picture is split in the middle; of an odd width the middle column belongs to neither. Each half is
-    fitted by itself. Raises `Unreadable`; with `alike`, also for a picture that is not twice as wide as high.
+    fitted by itself. Raises `Unreadable`; with `alike`, also for a picture that is not twice as wide as high, give or
+    take one column.
     """
     with _plainly():
         image = _opened(data)
-        width, height = image.size[::-1] if orientation(image) > 4 and image.format != "TIFF" else image.size
-        if alike and width != 2 * height:
+        width, height = upright_size(image)
+        if alike and abs(width - 2 * height) > 1:
             raise Unreadable("not twice as wide as high, as the other pairs are")
+        met = Met.ANIMATED * animated(image) | Met.ODD_WIDTH * (width % 2)
         pair = _pixels(image, frame, halves=2)
         half = pair.width // 2
         if not half:
             raise Unreadable("one pixel wide: it has no two halves")
         left = pair.crop((0, 0, half, pair.height))
         right = pair.crop((pair.width - half, 0, pair.width, pair.height))
-        return Decoded(fit(right, frame), min(width // 2, height), source=fit(left, frame))
+        return Decoded(fit(right, frame), min(width // 2, height), (width, height), Met(met), fit(left, frame))
+
+
+def check_shapes(shape: tuple[int, int], other: tuple[int, int], tiles: bool = False) -> None:
+    """Raise `Unreadable` where the two files of a pair, by width and height, differ in shape; for tiles, in size."""
+    ratio = shape[0] * other[1] / (shape[1] * other[0])
+    if (tiles and shape != other) or not 1 / SAME_SHAPE <= ratio <= SAME_SHAPE:
+        what = TILES_OF_PAIRS if tiles else OTHER_SHAPE
+        raise Unreadable(f"{shape[0]}x{shape[1]} px, and its partner {other[0]}x{other[1]}: {what}")
+
+
+def animated(image: Image.Image) -> bool:
+    """Whether an opened file holds more than one picture."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first picture is damaged: there is more than one
+        return True
+
+
+def still(data: bytes, background: tuple[int, int, int] = COLORS["white"]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Bytes of a file to its picture, as `whole` gives it, and its opacity, uint8 [H,W], where it may be transparent.
+
+    Raises `Unreadable`, also for a film or a file of several pictures.
+    """
+    with _plainly():
+        image = _opened(data)
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # beside the picture of an MPO are only its previews
+            raise Unreadable(f"{frames} pictures in one file: only a single picture is taken")
+        image = upright(image)
+        opacity = None
+        if image.has_transparency_data:
+            plain = _eight_bits(image) if image.mode.startswith("I") or image.mode == "F" else image
+            whole = plain.convert("LA" if plain.mode in ("1", "L", "LA", "La") else "RGBA")
+            opacity = np.asarray(whole.getchannel("A"))
+        pixels = np.asarray(flat(image, background))
+        return pixels[..., None] if pixels.ndim == 2 else pixels, opacity
 
 
 @contextmanager
@@ -182,7 +247,7 @@ def _opened(data: bytes) -> Image.Image:
 
 def _pixels(image: Image.Image, frame: Frame, halves: int = 1) -> Image.Image:
     """An opened picture decoded, upright and flat. A JPEG of which less is enough is decoded at 1/2, 1/4 or 1/8."""
-    if image.format in ("JPEG", "MPO"):
+    if image.format in ("JPEG", "MPO") and frame.fit != "tiles":
         enough = 2 * frame.size * halves, 2 * frame.size  # at least twice the size, so that Lanczos decides
         if orientation(image) > 4:
             enough = enough[1], enough[0]
@@ -207,6 +272,11 @@ def orientation(image: Image.Image) -> int:
         return found if found in TURNS else 1
     except Exception:  # malformed EXIF: the pixels are still good
         return 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened picture once it is turned as its EXIF orientation says."""
+    return image.size[::-1] if orientation(image) > 4 and image.format != "TIFF" else image.size
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -321,7 +391,13 @@ def _conversion(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Imag
 
 
 def fit(image: Image.Image | np.ndarray, frame: Frame) -> np.ndarray:
-    """An L or RGB picture, or uint8 [H,W,1 or 3], made square by antialiased Lanczos: [size,size,1 or 3] uint8."""
+    """An L or RGB picture, or uint8 [H,W,1 or 3], made square by antialiased Lanczos: [size,size,1 or 3] uint8.
+
+    Where the frame's fit is `tiles`, it stays as it is: [H,W,1 or 3].
+    """
+    if frame.fit == "tiles":
+        pixels = np.asarray(image)
+        return pixels[..., None] if pixels.ndim == 2 else pixels
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     width, height = image.size

@@ -1,6 +1,6 @@
 """Pairs out of plain pictures: what is made of a picture becomes the source from which it is learned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasvir.config import Refused
+from tasvir.config import DataConfig, Refused
 from tasvir.data.colors import lightness
 
-HOLES = 6
-"""Stream of random numbers; 0 to 5 belong to shuffling and augmentation."""
+HOLES, NOISE, HELD_OUT_NOISE = 6, 11, 12
+"""Streams of random numbers; the others up to 10 belong to shuffling, augmentation and binarization."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Derivation:
 
     summary: str
     make: Callable[[Tensor, int, Tensor], Tensor] | None
-    """Of pictures, scale and holes, in batches on the device, after augmentation; None: see `packed`."""
+    """Of pictures, scale and what was drawn, in batches on the device, after augmentation; None: see `packed`."""
     channels: int | None = None
     """Of the source; None: as many as the picture has."""
     color: bool = False
@@ -56,14 +56,36 @@ def source_shape(name: str, channels: int, size: int, scale: int) -> tuple[int, 
     return DERIVATIONS[name].channels or channels, size // scale if name == "low-resolution" else size
 
 
-def derived(name: str, image: Tensor, *, scale: int, mask: float, holes: Tensor | None = None) -> Tensor:
+def derived(settings: DataConfig, image: Tensor, drawn: Tensor | None = None) -> Tensor:
     """The sources of [B,C,H,W] pictures in [-1,1], on their device: float32 in [-1,1], shape as `source_shape` says.
 
-    Not for what is `packed`. `holes` ([B,3], from `boxes`) are where masked has them; left out, in the centre.
+    Not for what is `packed`. `drawn` is what `draws` or `held_out` gives for them; left out, that of held-out pictures.
     """
-    make = DERIVATIONS[name].make
-    assert make is not None, f"{name} is made when packing"
-    return make(image, scale, centre(len(image), image.shape[-1], mask) if holes is None else holes)
+    make = DERIVATIONS[settings.derive].make
+    assert make is not None, f"{settings.derive} is made when packing"
+    drawn = held_out(settings, image.shape, range(len(image))) if drawn is None else drawn
+    return make(image, settings.scale, drawn)
+
+
+def draws(settings: DataConfig, shape: torch.Size, seed: int, step: int, rank: int, processes: int) -> Tensor:
+    """What is random in the sources of a training batch [B,C,H,W], from (seed, step): of masked `boxes` [B,3], of noisy
+    `noise` [B,C,H,W], of others nothing [0]. Several processes see together what one with twice the batch sees."""
+    count = shape[0]
+    if settings.derive == "masked":
+        return boxes(seed, step, count * processes, shape[-1], settings.mask)[rank * count : (rank + 1) * count]
+    if settings.derive == "noisy":
+        seeds = [(NOISE, seed % 2**64, step, rank * count + place) for place in range(count)]
+        return noise(seeds, shape, settings.sigma)
+    return torch.empty(0)
+
+
+def held_out(settings: DataConfig, shape: torch.Size, places: Sequence[int]) -> Tensor:
+    """The same for pictures that are held out, always as it was: masked in the centre, noise by their places."""
+    if settings.derive == "masked":
+        return centre(shape[0], shape[-1], settings.mask)
+    if settings.derive == "noisy":
+        return noise([(HELD_OUT_NOISE, place) for place in places], shape, settings.sigma)
+    return torch.empty(0)
 
 
 def low_resolution(image: Tensor, factor: int) -> Tensor:
@@ -138,6 +160,24 @@ def masked(image: Tensor, boxes: Tensor) -> Tensor:
     return (image.permute(0, 2, 3, 1) * kept).permute(0, 3, 1, 2)
 
 
+def noise(seeds: Sequence[tuple[int, ...]], shape: torch.Size, sigma: float) -> Tensor:
+    """What noise adds to pictures [B,C,H,W] in [-1,1], each from its own seed; float32, channels innermost.
+
+    Normal, with standard deviation 2·`sigma`, so that `sigma` is in units in which black to white is 1.
+    """
+    _, channels, height, width = shape
+    values = torch.empty(len(seeds), height, width, channels)
+    for into, seed in zip(values, seeds, strict=True):
+        np.random.default_rng(seed).standard_normal(dtype=np.float32, out=into.numpy())
+    return values.mul_(2 * sigma).permute(0, 3, 1, 2)
+
+
+def noisy(image: Tensor, added: Tensor) -> Tensor:
+    """The sum of [B,C,H,W] in [-1,1] and noise, float32, clamped to [-1,1] and rounded to 8 bits as a saved picture."""
+    levels = (image.float() + sent(added, image.device)).add_(1).mul_(127.5)
+    return _eight_bits(levels).div_(127.5).sub_(1)
+
+
 def sent(numbers: Tensor, device: torch.device) -> Tensor:
     """On `device`; from the CPU to a GPU by pinned memory, so that nothing waits for the copy."""
     pinned = numbers.pin_memory() if device.type == "cuda" and numbers.device.type == "cpu" else numbers
@@ -175,9 +215,10 @@ def centre(count: int, size: int, mask: float) -> Tensor:
 DERIVATIONS: dict[str, Derivation] = {
     "low-resolution": Derivation(
         "reduced by bicubic interpolation (Keys 1981, a = -0.5), antialiased, 8 bits",
-        lambda image, scale, holes: low_resolution(image, scale),
+        lambda image, scale, _: low_resolution(image, scale),
     ),
-    "grey": Derivation("CIE Lab lightness", lambda image, scale, holes: grey(image), channels=1, color=True),
+    "grey": Derivation("CIE Lab lightness", lambda image, scale, _: grey(image), channels=1, color=True),
     "edges": Derivation("Canny's edges, black on white", None, channels=1),
     "masked": Derivation("a grey square in place of a part", lambda image, scale, holes: masked(image, holes)),
+    "noisy": Derivation("with Gaussian noise, 8 bits", lambda image, scale, added: noisy(image, added)),
 }

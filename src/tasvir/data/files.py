@@ -27,6 +27,7 @@ from tasvir.data.decoding import LARGEST_FILE, Unreadable
 from tasvir.data.items import cache_folder
 
 ENDINGS = frozenset(("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm"))
+VIDEOS = frozenset(["mp4", "mov", "m4v", "avi", "mkv", "webm", "mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "mts"])
 BLOCK = 1 << 20
 MOST_OPEN = 64
 """Archives that a thread keeps open."""
@@ -57,6 +58,10 @@ class Files:
     def name(self) -> str:
         return self.root.name.split(".")[0] or self.root.name or str(self.root)
 
+    @property
+    def videos(self) -> list[str]:
+        return [name for name in self.others if is_video(name)]
+
     def content(self, name: str) -> bytes:
         """All of a file. Raises `Unreadable`."""
         data = self.load(name)
@@ -71,6 +76,11 @@ class Files:
         counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
         some = ", ".join(left[:3]) + (" …" if len(left) > 3 else "")
         return f"{counts} ({some})" if left else ""
+
+
+def is_video(name: str) -> bool:
+    """Whether a file is a video, by the ending of its name."""
+    return os.path.splitext(name)[1].lower().lstrip(".") in VIDEOS
 
 
 class _Found:

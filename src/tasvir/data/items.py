@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ class Items:
     """Whether neighbours are alike, as files in class folders are: every split is then put into another order."""
     stamps: np.ndarray | None = None
     """[N] uint64: for each picture a number that changes when its file does."""
+    shape: Callable[[int], tuple[int, int]] | None = None
+    """Number to the upright width and height of a picture (of either half, for a pair in one file), read from the
+    file's head; None where pictures cannot be cut into tiles. Raises `Unreadable`."""
+    files: np.ndarray | None = None
+    """[N] int64, ascending: the file that each tile was cut from; None where every picture is whole."""
     notes: tuple[str, ...] = ()
     """Plain sentences about what was met only when the pictures were looked into."""
 
@@ -65,8 +71,15 @@ class Source:
     """What was recognized, as `--data.layout` has it."""
     paired: bool = False
     """Whether every picture comes with its source."""
+    files: bool = False
+    """Whether the pictures are files, which can be cut into tiles."""
     beside: "Source | None" = None
     """For unmatched translation: the pictures to translate from."""
+
+
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def subset(items: Items, numbers: Sequence[int]) -> Items:
@@ -83,7 +96,12 @@ def subset(items: Items, numbers: Sequence[int]) -> Items:
         labels=only(items.labels),
         splits=only(items.splits),
         stamps=None if items.stamps is None else items.stamps[list(numbers)],
+        shape=None if items.shape is None else partial(_shape_at, items.shape, numbers),
     )
+
+
+def _shape_at(shape: Callable[[int], tuple[int, int]], numbers: Sequence[int], place: int) -> tuple[int, int]:
+    return shape(numbers[place])
 
 
 def changed(source: Source, how: Callable[[Items], Items], what: Any, *notes: str) -> Source:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,11 @@ import numpy as np
 from filelock import FileLock
 
 from tasvir.config import DataConfig, Pictures, Refused
-from tasvir.data.decoding import Decoded, Frame, Unreadable, described, is_grey, parse_color, with_channels
-from tasvir.data.items import Items, Source, cache_folder
+from tasvir.data.decoding import Decoded, Frame, Met, Unreadable, described, is_grey, parse_color, with_channels
+from tasvir.data.items import Items, Source, cache_folder, first_names
 from tasvir.data.splitting import SPLITS, Plan, plan
 from tasvir.data.store import Rows, hash_of, made_grey
+from tasvir.data.tiling import LeftOut, tiled
 from tasvir.data.workers import Workers, workers
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ FORMAT = 2
 MINIMUM = 16
 """Fewest readable pictures that are a set."""
 CHUNK_BYTES = 8 << 20
-ROW = np.dtype([("stamp", "<u8"), ("digest", "V16"), ("side", "<u4"), ("split", "u1"), ("row", "<i8")])
+ROW = np.dtype([("stamp", "<u8"), ("digest", "V16"), ("side", "<u4"), ("split", "u1"), ("row", "<i8"), ("met", "u1")])
 """What the index of a pack remembers of each picture, so that it need not be read again."""
 
 
@@ -101,13 +102,20 @@ class _Order:
     choice_seed: int
     derive: str
     """A derivation that is made when packing, or nothing."""
+    overlap: float
+    """Of tiles."""
 
     @property
     def address(self) -> list[Any]:
         """What tells this pack from all others, whatever becomes of the pictures."""
         settings = [self.color, self.limit, self.fraction, self.choice_seed, self.derive]
-        frame = [self.frame.size, self.frame.fit, list(self.frame.background)]
+        frame: list[Any] = [self.frame.size, self.frame.fit, list(self.frame.background)]
+        frame += [self.overlap] if self.tiled else []
         return [FORMAT, self.source.name, self.source.address, *frame, *settings]
+
+    @property
+    def tiled(self) -> bool:
+        return self.frame.fit == "tiles"
 
     @property
     def paired(self) -> bool:
@@ -122,7 +130,9 @@ def pack(source: Source, config: DataConfig, size: int) -> Dataset:
     """
     frame = Frame(size, config.fit, parse_color(config.background))
     derive = config.derive if _made_when_packing(config.derive) else ""
-    order = _Order(source, frame, config.color, config.limit, config.fraction, config.choice_seed, derive)
+    order = _Order(
+        source, frame, config.color, config.limit, config.fraction, config.choice_seed, derive, config.overlap
+    )
     dataset = _packed(order)
     if source.beside is None:
         return dataset
@@ -278,7 +288,7 @@ class _Older:
     def decoded(self, row: np.void) -> Decoded:
         sources = self.sources[row["split"]]
         source = None if sources is None else sources[row["row"]]
-        return Decoded(self.images[row["split"]][row["row"]], int(row["side"]), source)
+        return Decoded(self.images[row["split"]][row["row"]], int(row["side"]), met=Met(int(row["met"])), source=source)
 
     def spare(self, items: Items) -> Items:
         """The items, those that were packed before no longer decoded."""
@@ -300,7 +310,11 @@ class _Older:
 
 def _write(folder: Path, order: _Order, older: _Older) -> None:
     source, size = order.source, order.frame.size
-    items = older.spare(_with_derived(source.read(), order.derive))
+    items = source.read()
+    lost: LeftOut = []
+    if order.tiled:
+        items, lost = tiled(items, source.name, size, order.overlap)
+    items = older.spare(_with_derived(items, order.derive))
     channels = 1 if order.color == "grey" or (order.color == "auto" and items.channels == 1) else 3
     source_channels = 0 if not order.paired else 1 if order.color == "grey" or order.derive else 3
     total = len(items)
@@ -318,6 +332,8 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
                 _decode_into(writer, planned.numbers[split], order, items, crew, seen, split)
                 if len(writer) or split == "train" or not planned.lend():
                     break
+            if order.tiled:
+                writer.reorder(planned.numbers[split])
             writer.finish()
             if items.labels is not None:
                 np.save(folder / f"{split}.labels.npy", np.array([items.labels[n] for n in writer.numbers], np.int64))
@@ -326,7 +342,7 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
                 index.append(_index(items, planned, writer, SPLITS.index(split)))
     if index:
         np.save(folder / "index.npy", np.concatenate(index))
-    bad = [(items.names[number], reason) for number, reason in sorted(seen.bad.items())]
+    bad = [*lost, *_named(items, seen.bad)]
     skipped = [*source.skipped, *bad]
     _refuse_too_few(order, total - len(seen.bad), counts, skipped, planned, items.labels is not None)
     if order.color == "auto" and channels == 3 and seen.grey:
@@ -349,10 +365,17 @@ def _write(folder: Path, order: _Order, older: _Older) -> None:
         "resize": described(order.frame),
         "hash": {split: hash_of(folder, split) for split in counts},
         "skipped": [{"file": file, "reason": reason} for file, reason in bad],
-        "notes": [*items.notes, *_notes(total, counts, order, planned, seen)],
+        "notes": [*items.notes, *_notes(total, counts, order, planned, seen), *_met_notes(items, size, seen.met)],
     }
     with (folder / "description.json").open("w") as file:
         json.dump(description, file, indent=1)
+
+
+def _named(items: Items, bad: dict[int, str]) -> list[tuple[str, str]]:
+    """(file, reason) of what cannot be used; of a file's tiles only the first."""
+    files = range(len(items)) if items.files is None else items.files
+    first = {int(files[number]): number for number in sorted(bad, reverse=True)}
+    return [(items.names[number], bad[number]) for _, number in sorted(first.items())]
 
 
 def _made_when_packing(derive: str) -> bool:
@@ -412,6 +435,8 @@ def _refuse_too_few(
                 why = f"--data.fraction {order.fraction:g} leaves none: give a larger one."
             elif planned.leaked and split == "train":
                 why = "All its training pictures are copies of test pictures."
+            elif order.tiled:
+                why = "All its tiles are of one picture: give at least two, one for training and one for testing."
             elif skipped:
                 why = f"Could not be used: {_some(skipped)}."
             else:
@@ -420,13 +445,19 @@ def _refuse_too_few(
 
 
 def _some(skipped: list[tuple[str, str]], most: int = 3) -> str:
-    told = ", ".join(f"{file} ({reason})" for file, reason in skipped[:most])
-    return told + (f" and {len(skipped) - most} more" if len(skipped) > most else "")
+    """The first files with the reason; those that have the same one together."""
+    files: dict[str, list[str]] = {}
+    for file, reason in skipped:
+        files.setdefault(reason, []).append(file)
+    told = [f"{first_names(names, most)} ({reason})" for reason, names in list(files.items())[:most]]
+    more = sum(map(len, list(files.values())[most:]))
+    return ", ".join(told) + (f" and {more} more" if more else "")
 
 
 def _notes(total: int, counts: dict[str, int], order: _Order, planned: Plan, seen: "_Seen") -> list[str]:
     size = order.frame.size
-    notes = [f"{counts['train']} pictures are for training and {counts['test']} for testing."]
+    word = "tiles" if order.tiled else "pictures"
+    notes = [f"{counts['train']} {word} are for training and {counts['test']} for testing."]
     asked = [f"the limit {order.limit}"] if order.limit is not None else []
     asked += [f"the fraction {order.fraction:g}"] if order.fraction < 1 else []
     if asked and sum(counts.values()) + len(seen.bad) < total:
@@ -446,6 +477,27 @@ def _notes(total: int, counts: dict[str, int], order: _Order, planned: Plan, see
     return notes
 
 
+MET = {
+    Met.ANIMATED: ("picture is animated", "pictures are animated", "only the first picture of each is used"),
+    Met.ODD_WIDTH: ("pair is", "pairs are", "of an odd width: the middle column belongs to neither half"),
+    Met.OTHER_SIZE: ("pair is", "pairs are", "of two sizes: both are brought to {size}×{size}"),
+}
+"""One, many, and what is said of them."""
+
+
+def _met_notes(items: Items, size: int, met: dict[Met, list[int]]) -> list[str]:
+    notes = []
+    for kind, (one, many, told) in MET.items():
+        names = [items.names[number] for number in sorted(met[kind])]
+        if items.files is not None:
+            names = list(dict.fromkeys(name.rpartition("@")[0] for name in names))
+        if names:
+            joint = ": " if kind == Met.ANIMATED else " "
+            count = f"{len(names):,} {one if len(names) == 1 else many}"
+            notes.append(f"{count}{joint}{told.format(size=size)} ({first_names(names)}).")
+    return notes
+
+
 # Decoding on all cores
 
 
@@ -456,6 +508,8 @@ class _Seen:
     bad: dict[int, str]
     """Number to reason."""
     small: int = 0
+    met: dict[Met, list[int]] = field(default_factory=lambda: {kind: [] for kind in Met})
+    """Numbers of the pictures of which it is true."""
     grey: bool = True
     grey_sources: bool = True
 
@@ -477,12 +531,16 @@ def _decode_into(
     while left and (limit is None or len(writer) < limit):
         taken = left if limit is None else left[: limit - len(writer)]
         left = left[len(taken) :]
+        if items.files is not None:  # a file's tiles one after the other, so that it is decoded once
+            taken = sorted(taken)
         first = len(writer)
         chunks = [_Chunk(first + place, taken[place : place + length]) for place in range(0, len(taken), length)]
         for done in crew.map(decode, chunks, len(taken), f"packing {split} pictures"):
             seen.bad.update(done.bad)
             writer.keep(done)
             seen.small += sum(side < size for side in done.sides)
+            for kind, numbers_met in seen.met.items():
+                numbers_met += [number for number, met in zip(done.numbers, done.met, strict=True) if met & kind]
             seen.grey = seen.grey and done.grey
             seen.grey_sources = seen.grey_sources and done.grey_sources
 
@@ -505,6 +563,7 @@ class _Done:
     row: int
     numbers: list[int]
     sides: list[int]
+    met: list[int]
     bad: dict[int, str]
     grey: bool
     grey_sources: bool
@@ -513,6 +572,7 @@ class _Done:
 def _decode_chunk(items: Items, chunk: _Chunk, frame: Frame, images: Rows, sources: Rows | None) -> _Done:
     kept: list[int] = []
     sides: list[int] = []
+    met: list[int] = []
     bad: dict[int, str] = {}
     grey = grey_sources = True
     with images.at(chunk.row) as write, sources.at(chunk.row) if sources else nullcontext() as write_source:
@@ -529,7 +589,8 @@ def _decode_chunk(items: Items, chunk: _Chunk, frame: Frame, images: Rows, sourc
                 write_source(with_channels(made.source, sources.shape[-1]))
             kept.append(number)
             sides.append(made.side)
-    return _Done(chunk.row, kept, sides, bad, grey, grey_sources)
+            met.append(int(made.met))
+    return _Done(chunk.row, kept, sides, met, bad, grey, grey_sources)
 
 
 def _index(items: Items, planned: Plan, writer: "_Writer", split: int) -> np.ndarray:
@@ -539,6 +600,7 @@ def _index(items: Items, planned: Plan, writer: "_Writer", split: int) -> np.nda
     index["stamp"] = [items.stamps[number] for number in writer.numbers]
     index["digest"] = [planned.digests.get(number, b"") for number in writer.numbers]
     index["side"], index["split"], index["row"] = writer.sides, split, np.arange(len(writer))
+    index["met"] = writer.met
     return index
 
 
@@ -551,6 +613,7 @@ class _Writer:
     def __init__(self, folder: Path, split: str, size: int, channels: int, source_channels: int):
         self.numbers: list[int] = []
         self.sides: list[int] = []
+        self.met: list[int] = []
         self.images = Rows(folder / f"{split}.images.npy", (size, size, channels))
         self.sources = Rows(folder / f"{split}.sources.npy", (size, size, source_channels)) if source_channels else None
 
@@ -564,6 +627,18 @@ class _Writer:
                 rows.write(len(self), rows.read(done.row, len(done.numbers)))
         self.numbers += done.numbers
         self.sides += done.sides
+        self.met += done.met
+
+    def reorder(self, numbers: list[int]) -> None:
+        """Bring the rows into the order that `numbers` have."""
+        place = {number: row for row, number in enumerate(self.numbers)}
+        order = [place[number] for number in numbers if number in place]
+        for rows in (self.images, self.sources):
+            if rows is not None:
+                rows.reorder(order)
+        self.numbers = [self.numbers[row] for row in order]
+        self.sides = [self.sides[row] for row in order]
+        self.met = [self.met[row] for row in order]
 
     def finish(self) -> None:
         for rows in (self.images, self.sources):

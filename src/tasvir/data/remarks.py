@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from tasvir.data.check import Findings, Group, Trait
+from tasvir.data.decoding import OTHER_SHAPE, TILES_OF_PAIRS
 from tasvir.data.packing import MINIMUM
 
 IMBALANCE, TINY = 10, 10
@@ -79,7 +80,10 @@ def _lost(found: Findings) -> Iterator[Remark]:
     if readable < MINIMUM:
         yield Remark("few", "wrong", readable, f"readable in all; at least {MINIMUM} are needed", "add more")
     bad = [(found.items.names[number], reason) for number, reason in sorted(found.reasons.items())]
+    apart = [case for case in bad if case[1].endswith((OTHER_SHAPE, TILES_OF_PAIRS))]
+    bad = [case for case in bad if case not in apart]
     yield from _say(found, "wrong", "unreadable", bad, "cannot be read", "left out", joint=": ")
+    yield from _say(found, "wrong", "pair-shapes", apart, "with a source of another shape", "left out", joint=": ")
     alone = [file for file, reason in found.source.skipped if NO_PARTNER in reason]
     yield from _say(found, "wrong", "unpaired", alone, "without a partner in the other folder", "left out")
     others = [skipped for skipped in found.source.skipped if NO_PARTNER not in skipped[1]]
@@ -138,12 +142,8 @@ def _pair_remarks(found: Findings) -> Iterator[Remark]:
     if not found.paired:
         return
     apart = found.readable & ~found.halves
-    width, height = (np.maximum(found.sides[name].astype(np.float64), 1) for name in ("width", "height"))
-    ratio = width / height
-    other_shape = apart & (np.abs(np.log(ratio[:, 0] / ratio[:, 1])) > np.log(SQUARE))
-    what, done = "with a source of another shape", "each is made square by itself: look at the contact sheet"
-    yield from _say(found, "wrong", "pair-shapes", np.flatnonzero(other_shape).tolist(), what, done)
-    other_size = apart & ~other_shape & (width[:, 0] != width[:, 1])
+    width = found.sides["width"]
+    other_size = apart & (width[:, 0] != width[:, 1])
     what, done = "with a source of another size", "both are brought to one size"
     yield from _say(found, "unusual", "pair-sizes", np.flatnonzero(other_size).tolist(), what, done)
 
@@ -174,11 +174,13 @@ def _shape_remarks(found: Findings, size: int | None) -> Iterator[Remark]:
             "crop": "only the centre is used; --data.fit pad keeps the whole",
             "pad": "they become narrow bands",
             "squash": "far out of proportion; --data.fit pad keeps it",
+            "tiles": "cut into tiles like the others",
         }
         yield from say("extreme", extreme, "more than twice as long as wide", done[found.config.fit])
     if size is not None and not found.drawn:
         small = np.flatnonzero(found.readable & (shorter < size)).tolist()
-        yield from say("small", small, f"smaller than {size} px", "enlarged")
+        what = f"smaller than {size} px"
+        yield from say("small", small, what, "left out: they give no tile" if found.tiled else "enlarged")
     yield from say("animated", found.having(Trait.ANIMATED), "animated", "only the first picture is used")
 
 

@@ -11,9 +11,21 @@ import numpy as np
 
 from tasvir.config import DataConfig, Refused, nearest
 from tasvir.data import arrays, files, shards, tables
-from tasvir.data.decoding import Decoded, Frame, Unreadable, decode, decode_halves, fit, opened, parse_color
+from tasvir.data.decoding import (
+    Decoded,
+    Frame,
+    Met,
+    Unreadable,
+    check_shapes,
+    decode,
+    decode_halves,
+    fit,
+    opened,
+    parse_color,
+    upright_size,
+)
 from tasvir.data.files import ENDINGS, Files
-from tasvir.data.items import Items, Source, absolute, cache_folder, changed, subset
+from tasvir.data.items import Items, Source, absolute, cache_folder, changed, first_names, subset
 from tasvir.data.layouts import Arrangement, arrange, dataset_json
 from tasvir.data.named import DATASETS
 
@@ -21,6 +33,7 @@ __all__ = ["DATASETS", "ENDINGS", "Items", "Source", "absolute", "cache_folder",
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARTS = "set in numbered archives"
+OF_VIDEOS = "`ffmpeg -i VIDEO FOLDER/%05d.png` takes the pictures out of one."
 SEAM_LOOKS = 12
 """Pictures that are looked at to tell whether each is a pair side by side."""
 SEAM = 3.0
@@ -98,6 +111,8 @@ def _listed(path: Path) -> Files | None:
         what = (
             "is one picture"
             if path.suffix.lower().lstrip(".") in ENDINGS
+            else f"is a video. {OF_VIDEOS}"
+            if files.is_video(path.name)
             else "is neither a folder, an archive nor an array file"
         )
         raise Refused(f"{path} {what}.\nGive a folder, a zip or tar of pictures, an .npy, .npz, IDX or parquet file.")
@@ -155,7 +170,10 @@ def _of_files(listing: Files, config: DataConfig) -> Source:
         inside, config.layout, config.direction, lambda positions: _seam(listing, positions)
     )
     notes = [*listing.notes, *found.notes]
-    others = listing.left_aside(frozenset(found.used))
+    if listing.videos:
+        are = "1 video is" if len(listing.videos) == 1 else f"{len(listing.videos)} videos are"
+        notes.append(f"{are} left out ({first_names(listing.videos)}): only pictures are read. {OF_VIDEOS}")
+    others = listing.left_aside(frozenset(found.used).union(listing.videos))
     if others:
         notes.append(f"Other files were left aside: {others}.")
     skipped = [*listing.skipped, *((names[position], why) for position, why in found.left_out)]
@@ -173,9 +191,8 @@ def _refuse_without_pictures(listing: Files) -> NoReturn:
         raise Refused(f"{listing.root} holds array files and no pictures.\nName the one that is meant: {some}.")
     others = listing.left_aside()
     what = f"only other files, {others}," if others else "nothing"
-    raise Refused(
-        f"There are no pictures in {listing.root}: {what} was found.\nPictures end in {', '.join(sorted(ENDINGS))}."
-    )
+    how = f"Videos are not read. {OF_VIDEOS}" if listing.videos else f"Pictures end in {', '.join(sorted(ENDINGS))}."
+    raise Refused(f"There are no pictures in {listing.root}: {what} was found.\n{how}")
 
 
 def _arranged(
@@ -198,7 +215,7 @@ def _arranged(
     def picture(number: int, frame: Frame) -> Decoded:
         if halves:
             made = decode_halves(listing.content(names[number]), frame, alike)
-            return Decoded(made.source, made.side, made.image) if swapped and made.source is not None else made
+            return replace(made, image=made.source, source=made.image) if swapped and made.source is not None else made
         made = decode(listing.content(names[number]), frame)
         if partners is None:
             return made
@@ -206,13 +223,22 @@ def _arranged(
             other = decode(listing.content(partners[number]), frame)
         except Unreadable as error:
             raise Unreadable(f"its partner {partners[number]}: {error}") from None
-        return replace(made, source=other.image)
+        check_shapes(made.shape, other.shape)
+        met = made.met | other.met | Met.OTHER_SIZE * (made.shape != other.shape)
+        return replace(made, source=other.image, met=Met(met))
+
+    def shape(number: int) -> tuple[int, int]:
+        width, height = upright_size(opened(listing.content(names[number])))
+        if partners is not None:
+            check_shapes((width, height), upright_size(opened(listing.content(partners[number]))), tiles=True)
+        return (width // 2 if halves else width), height
 
     def read() -> Items:
         return Items(
             names=names,
             picture=picture,
             contents=contents,
+            shape=shape,
             labels=found.labels,
             classes=found.classes,
             splits=found.splits,
@@ -232,6 +258,7 @@ def _arranged(
         skipped=skipped,
         layout=found.layout,
         paired=halves or partners is not None,
+        files=True,
     )
 
 
@@ -291,10 +318,12 @@ def _seam(listing: Files, positions: list[int]) -> str | None:
     for position in positions[::step][:SEAM_LOOKS]:
         try:
             image = opened(listing.content(listing.names[position]))
-            if image.width != 2 * image.height or image.width < 16:
+            if abs(image.width - 2 * image.height) > 1 or image.width < 16:
                 return None
             size = image.size
             pixels = np.asarray(image.convert("RGB"), np.float32)
+            if image.width % 2:  # the middle column belongs to neither
+                pixels = np.delete(pixels, image.width // 2, axis=1)
         except Unreadable:
             continue
         except Exception:  # damaged pixels: packing will name it
@@ -426,6 +455,7 @@ def _several(config: DataConfig) -> Source:
         ),
         layout="several",
         paired=sources[0].paired,
+        files=all(source.files for source in sources),
     )
 
 
@@ -444,8 +474,14 @@ def _together(parts: list[Items], names: tuple[str, ...]) -> Items:
         part, inside = at(number)
         return part.contents(inside)
 
+    def shape(number: int) -> tuple[int, int]:
+        part, inside = at(number)
+        assert part.shape is not None
+        return part.shape(inside)
+
     stamps = [part.stamps for part in parts if part.stamps is not None]
     return Items(
+        shape=shape if all(part.shape is not None for part in parts) else None,
         names=[f"{name}/{file}" for name, part in zip(names, parts, strict=True) for file in part.names],
         picture=picture,
         contents=contents,

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tasvir.data.decoding import Unreadable
 from tasvir.data.items import Items
 from tasvir.data.workers import Workers, chunked
@@ -83,7 +85,10 @@ def plan(
     digests, bad = _digests(items, workers, known)
     shuffled = sorted(digests, key=lambda number: (digests[number], number))
     split_of = places(given, digests)
-    copies = len(digests) - len(set(digests.values()))
+    first = range(len(items)) if items.files is None else np.unique(items.files, return_index=True)[1].tolist()
+    copies = sum(number in digests for number in first) - len(set(digests.values()))
+    if items.files is not None:
+        shuffled = _spread(shuffled, digests, items.files)
     if fraction < 1:
         shuffled = [number for number in shuffled if is_chosen(digests[number], fraction, choice_seed)]
     numbers = {split: [number for number in shuffled if split_of[number] == split] for split in SPLITS}
@@ -96,11 +101,40 @@ def plan(
 def _digests(
     items: Items, workers: Workers, known: Callable[[int], bytes | None]
 ) -> tuple[dict[int, bytes], dict[int, str]]:
-    """Digest of every picture whose content can be had, and the reason for the others."""
+    """Digest of every picture whose content can be had (of a tile, its file's), and the reason for the others."""
+    if items.files is not None:
+        return _file_digests(items, items.files, workers, known)
+    return _digests_at(items, range(len(items)), workers, known)
+
+
+def _file_digests(
+    items: Items, files: np.ndarray, workers: Workers, known: Callable[[int], bytes | None]
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    _, firsts, place = np.unique(files, return_index=True, return_inverse=True)
+    of_first, bad_first = _digests_at(items, firsts.tolist(), workers, known)
+    first = firsts[place].tolist()
+    digests = {number: of_first[one] for number, one in enumerate(first) if one in of_first}
+    return digests, {number: bad_first[one] for number, one in enumerate(first) if one in bad_first}
+
+
+def _spread(numbers: Sequence[int], digests: Mapping[int, bytes], files: np.ndarray) -> list[int]:
+    """Tiles in an order in which those of a file lie far apart; the same whatever other files there are."""
+    firsts = np.searchsorted(files, files)
+
+    def drawn(number: int) -> tuple[bytes, int]:
+        place = number - int(firsts[number])
+        return hashlib.blake2b(digests[number] + place.to_bytes(8, "big"), digest_size=8).digest(), number
+
+    return sorted(numbers, key=drawn)
+
+
+def _digests_at(
+    items: Items, numbers: Sequence[int], workers: Workers, known: Callable[[int], bytes | None]
+) -> tuple[dict[int, bytes], dict[int, str]]:
     digests: dict[int, bytes] = {}
     unknown: list[int] = []
     bad: dict[int, str] = {}
-    for number in range(len(items)):
+    for number in numbers:
         digest = known(number)
         if digest is None:
             unknown.append(number)

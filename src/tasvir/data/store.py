@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -42,6 +42,18 @@ class Rows:
 
     def read(self, row: int, count: int) -> np.ndarray:
         return np.fromfile(self.path, np.uint8, count * self.length, offset=self.start + row * self.length)
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Bring the rows into this order, some at a time; those that are not named are dropped."""
+        if not order:
+            return
+        other = Rows(self.path.with_suffix(".order"), self.shape)
+        rows = np.memmap(self.path, np.uint8, "r", offset=self.start).reshape(-1, self.length)
+        many = max(1, BLOCK_BYTES // self.length)
+        for start in range(0, len(order), many):
+            other.write(start, rows[list(order[start : start + many])])
+        del rows
+        other.path.replace(self.path)
 
     def finish(self, count: int) -> None:
         """Say how many rows there are, and drop what lies behind them."""

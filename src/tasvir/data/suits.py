@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +10,14 @@ import numpy as np
 from tasvir.config import DataConfig, Pictures, Refused, flag
 from tasvir.data.check import Findings
 from tasvir.data.packing import MINIMUM
+from tasvir.data.settling import settle
 from tasvir.data.splitting import is_chosen
 
 if TYPE_CHECKING:
     from tasvir.core import Recipe
 
+DERIVING = ("derive", "scale", "mask", "sigma", "fit", "overlap")
+"""Settings of a recipe's own that decide which pictures suit it."""
 FEW = 5000
 """Pictures of a small set."""
 
@@ -38,18 +41,21 @@ def suiting(found: Findings) -> list[Suit]:
     """All recipes: those that suit first, with the command; the others with the reason."""
     from tasvir.models import RECIPES, recipe
 
-    few = _few(found) or (found.beside and _few(found.beside))
-    suits = [Suit(name, None, few) if few else _suit(name, recipe(name), found) for name in RECIPES]
+    few = _few(found) or (None if found.beside is None else _few(found.beside))
+    suits = [_suit(name, recipe(name), found, few) for name in RECIPES]
     return sorted(suits, key=lambda suit: (suit.command is None, not suit.why.startswith("uses")))
 
 
-def _few(found: Findings) -> str | None:
-    """Why no recipe can be trained on so few; None if there are enough."""
-    if found.readable.sum() < MINIMUM:
-        return f"needs at least {MINIMUM} pictures"
+def _few(found: Findings, tiles: np.ndarray | None = None) -> str | None:
+    """Why nothing can be trained on so few; None if there are enough. `tiles` is how many each picture gives."""
+    count = found.readable.sum() if tiles is None else tiles.sum()
+    if count < MINIMUM:
+        what = "pictures" if tiles is None else f"tiles, and these pictures give {count}"
+        return f"needs at least {MINIMUM} {what}"
     fraction, seed = found.config.fraction, found.config.choice_seed
     digests = {number: found.pictures["digest"][number].tobytes() for number in np.flatnonzero(found.readable).tolist()}
-    used = [n for n, digest in digests.items() if not found.left_out[n] and is_chosen(digest, fraction, seed)]
+    there = ~found.left_out if tiles is None else tiles > 0
+    used = [n for n, digest in digests.items() if there[n] and is_chosen(digest, fraction, seed)]
     train = {digests[number] for number in used if not found.testing[number]}
     lendable = not found.settled and len(train) > 1
     test = lendable or any(found.testing[number] for number in used)
@@ -57,8 +63,16 @@ def _few(found: Findings) -> str | None:
     return None if train and test else f"needs pictures for {'testing' if train else 'training'}{why}"
 
 
-def _suit(name: str, chosen: "Recipe", found: Findings) -> Suit:
-    """The recipe at the size that suits it and the pictures."""
+def _suit(name: str, chosen: "Recipe", found: Findings, few: str | None) -> Suit:
+    """The recipe at the size that suits it and the pictures, with those of its own settings that go with them.
+
+    `few` is why there are too few whole pictures, if there are.
+    """
+    asked = found.config
+    try:
+        found, left_out = _settled(found, chosen.data)
+    except Refused as error:
+        return Suit(name, None, _reason(error))
     model, made_for, side = chosen.model, chosen.data.size, found.side
     if found.config.size is None and made_for and side and 2 * side < made_for:
         return Suit(name, None, f"is made for {made_for} px, and these have {side}")
@@ -67,17 +81,43 @@ def _suit(name: str, chosen: "Recipe", found: Findings) -> Suit:
         return model.accepts(size) and _unfit(found, size) is None
 
     size = found.config.size or size_to_begin(accepts, side, made_for)
-    lacking = _unfit(found, size) or model.lacks(_pictures(found, size))
+    if found.tiled:
+        sides = [found, *([found.beside] if found.beside else [])]
+        few = next(filter(None, [_few(one, one.tiles(size, found.config.overlap)) for one in sides]), None)
+    lacking = few or _unfit(found, size) or model.lacks(_pictures(found, size))
     if found.config.derive == "low-resolution" and found.config.size is None and not accepts(size):
         lacking = f"takes pictures of {model.sizes}, and none near is divisible by --data.scale {found.config.scale}"
     if lacking:
         return Suit(name, None, lacking)
     uses = " and ".join(USES[need] for need in model.needs if need in USES)
-    why = f"{f'uses {uses}, ' if uses else ''}{size} px, {'grey' if found.channels() == 1 else 'colour'}"
+    if "source" in model.needs and found.config.derive != "none":
+        uses = f"pairs that it makes of them (--data.derive {found.config.derive})"
+    shown = f"{'tiles of ' if found.tiled else ''}{size} px, {'grey' if found.channels() == 1 else 'colour'}"
+    why = f"uses {uses}, {shown}" if uses else shown
     more = [option for option in (128, 256) if size < option <= (side or 0) and accepts(option)]
     if more and found.config.size is None:
         why += f"; {more[-1]} px would do as well, and take longer"
-    return Suit(name, shlex.join(["tasvir", "train", name, *data_words(found.config, size)]), why, size)
+    why += "".join(f"; {note}" for note in left_out)
+    return Suit(name, shlex.join(["tasvir", "train", name, *data_words(asked, size)]), why, size)
+
+
+def _settled(found: Findings, usual: DataConfig) -> tuple[Findings, list[str]]:
+    """The findings with the recipe's settings where none were asked for, and what of these gives way to the set.
+
+    Raises `Refused` where they cannot go together.
+    """
+    nothing = DataConfig()
+    own = {name: getattr(usual, name) for name in DERIVING if getattr(found.config, name) == getattr(nothing, name)}
+    asked = [name for name in DERIVING if name not in own]
+    config, left_out = settle(replace(found.config, **own), usual, asked, found.source)
+    found = found if config == found.config else replace(found, config=config)
+    return found, [note.partition(": ")[2].rstrip(".") for note in left_out]
+
+
+def _reason(error: Refused) -> str:
+    """The last sentence of what was refused, to stand among other reasons."""
+    first, _, last = str(error).partition("\n")
+    return (last or first).rstrip(".").replace("Give only", "needs only", 1)
 
 
 def _unfit(found: Findings, size: int) -> str | None:
@@ -141,7 +181,7 @@ def size_to_train(suits: Sequence[Suit], found: Findings) -> int | None:
 def hint(found: Findings) -> str:
     """A sentence for small sets; nothing for others."""
     train = found.counts()["train"]
-    if found.config.flip or not 0 < train < FEW:
+    if found.tiled or found.config.flip or not 0 < train < FEW:
         return ""
     word = "pairs" if found.paired else "pictures"
     return f"There are only {train:,} {word} to learn from: add --data.flip where left and right do not matter."

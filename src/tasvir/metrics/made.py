@@ -13,7 +13,18 @@ import numpy as np
 
 from tasvir.config import DataConfig, Refused
 from tasvir.data import DATASETS, Dataset, load
-from tasvir.data.decoding import COLORS, FitName, Frame, Unreadable, described, is_grey, opened, whole, with_channels
+from tasvir.data.decoding import (
+    COLORS,
+    FitName,
+    Frame,
+    Unreadable,
+    described,
+    is_grey,
+    opened,
+    squaring,
+    whole,
+    with_channels,
+)
 from tasvir.data.items import Items, absolute
 from tasvir.data.sources import find
 from tasvir.data.workers import chunked, workers
@@ -84,7 +95,7 @@ def against(generated: str, reference: DataConfig, number: int) -> Made:
     dataset = load(reference, lambda own: own or side)
     settled = reference.source[0] in DATASETS or any(find(reference).read().splits or ())
     size, channels = dataset.pictures.size, dataset.pictures.channels
-    frame = Frame(size, reference.fit)
+    frame = Frame(size, squaring(reference.fit))
     places = first + chosen(len(items) - first, number)
     read = partial(_decoded, frame=frame, channels=channels)
     digest, bad, forms = hashlib.sha256(), {}, Counter[Form]()
