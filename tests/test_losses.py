@@ -31,7 +31,14 @@ def expected(name: str) -> tuple[float, float]:
         "wasserstein-penalty": wasserstein,
         "hinge": (np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean(), -f.mean()),
         "relativistic": (-np.log(1 / (1 + np.exp(f - r))).mean(), -np.log(1 / (1 + np.exp(r - f))).mean()),
+        "relativistic-average": (_relativistic_average(r, f), _relativistic_average(f, r)),
     }[name]
+
+
+def _relativistic_average(first: np.ndarray, second: np.ndarray) -> float:
+    """-E log D(a) - E log(1 - D(b)), D(a) being sigmoid(a - E b) and D(b) sigmoid(b - E a)."""
+    a, b = 1 / (1 + np.exp(second.mean() - first)), 1 / (1 + np.exp(first.mean() - second))
+    return float(-np.log(a).mean() - np.log(1 - b).mean())
 
 
 @pytest.mark.parametrize("name", GAMES)

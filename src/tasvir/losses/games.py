@@ -25,7 +25,7 @@ class Game:
     has_winner: bool = True
     """Whether a discriminator loss near zero means that the discriminator tells all pictures apart."""
     paired: bool = False
-    """Whether each generated picture is held against a real one."""
+    """Whether generated pictures are held against real ones."""
     threshold: float | None = 0.0
     """The score above which a picture is called real; None where only differences of scores mean anything."""
     discriminator_steps: int = 1
@@ -73,6 +73,13 @@ GAMES: dict[str, Game] = {
         paired=True,
         threshold=None,
     ),
+    # the first of these, each score against the mean of the other kind (RaSGAN); arXiv 1809.00219, equations 1 and 2
+    "relativistic-average": Game(
+        lambda real, fake: softplus(fake.mean() - real).mean() + softplus(fake - real.mean()).mean(),
+        lambda fake, real: softplus(real.mean() - fake).mean() + softplus(real - fake.mean()).mean(),
+        paired=True,
+        threshold=None,
+    ),
 }
 
 
@@ -88,6 +95,7 @@ class GameConfig:
         "wasserstein-penalty",
         "hinge",
         "relativistic",
+        "relativistic-average",
     ] = "non-saturating"
     discriminator_steps: Count | None = None
     """Discriminator steps for each step of the generator (5 in the Wasserstein games, else 1)."""

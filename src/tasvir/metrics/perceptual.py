@@ -3,8 +3,6 @@ come with the package, the network below them with torchvision's weights."""
 
 import hashlib
 from dataclasses import dataclass
-from http.client import HTTPException
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasvir.config import Refused
 from tasvir.data.batches import to_float
 from tasvir.metrics.similarity import Pairs, sides
 from tasvir.metrics.subject import Subject
 from tasvir.metrics.values import Value, of_each
+from tasvir.nn import pretrained as published
 from tasvir.training.precision import choose_device
 
 Network = Literal["alex", "vgg", "squeeze"]
@@ -72,7 +70,7 @@ def lpips(network: Network = NETWORK, device: torch.device | str = "cpu", pretra
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
     if pretrained:
-        _fetch(network)
+        published.fetch(NETWORKS[network][0], f"LPIPS with {network}")
     module = _NoTrainLpips(net=network, pnet_rand=not pretrained)
     digest = hashlib.sha256()
     for name, values in module.state_dict().items():
@@ -81,40 +79,9 @@ def lpips(network: Network = NETWORK, device: torch.device | str = "cpu", pretra
     return Perceptual(network, module.to(device), digest.hexdigest()[:16])
 
 
-def _place(network: Network) -> tuple[str, Path]:
-    """The address of a network's weights, and the file that torchvision keeps them in."""
-    import torchvision
-
-    address = getattr(torchvision.models, NETWORKS[network][0]).DEFAULT.url
-    return address, Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
-
-
 def at_hand(network: Network) -> bool:
     """Whether a network's weights lie where torchvision keeps them."""
-    return _place(network)[1].is_file()
-
-
-def _fetch(network: Network) -> None:
-    """See to it that a network's weights are there. Their file's name ends in the first digits of its sha256."""
-    address, file = _place(network)
-    prefix = file.stem.rpartition("-")[2]
-    if not file.exists():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(address, str(file), prefix)
-        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash is another
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Refused(
-                f"LPIPS with {network} needs {file.name}, which could not be fetched ({reason}).\n"
-                f"Download {address} and put it into {file.parent}; its sha256 must begin with {prefix}."
-            ) from None
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if not found.startswith(prefix):
-        raise Refused(
-            f"{file} is damaged: its sha256 begins with {found[: len(prefix)]} and not with {prefix}.\n"
-            f"Delete it and run again to fetch it, or put {address} there yourself."
-        )
+    return published.at_hand(NETWORKS[network][0])
 
 
 def color(images: Tensor) -> Tensor:
