@@ -87,6 +87,8 @@ class Model(nn.Module):
             return "needs classes, and these pictures have none: put each class into a folder of its own"
         if "source" in cls.needs and pictures.source is None:
             return "needs pairs, and these are single pictures: --data.derive makes pairs of them"
+        if "source" in cls.needs and not pictures.matched and not cls.unpaired:
+            return "needs pairs, and these two sets only lie side by side: cyclegan learns from such sets"
         return None
 
     def __init__(self, config: Any, pictures: Pictures, foundation: "Model | None" = None):
@@ -105,6 +107,9 @@ class Model(nn.Module):
 
     def begin(self) -> None:
         """Called once, before the first step, when the foundation has its trained weights."""
+
+    def fetch(self) -> None:
+        """Read or fetch what training needs besides pictures. Raises `Refused` if it cannot be had."""
 
     def least_batch(self) -> tuple[int, str]:
         """The fewest pictures, of all processes together, that the first step can be made of, and why."""

@@ -43,6 +43,7 @@ def built(run: "Run", section: str = "train") -> "Model":
     if size * processes.count() < least and steps_done(run) == 0:
         each = math.ceil(least / processes.count())
         raise Refused(f"--{section}.batch-size is {size}; {run.config.recipe} needs at least {each}: {why}.")
+    model.fetch()
     return model
 
 

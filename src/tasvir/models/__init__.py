@@ -47,6 +47,17 @@ RECIPES: dict[str, str] = {
     "cgan-cifar10": "adversarial.cgan",
     "ac-gan": "adversarial.ac_gan",
     "pix2pix": "translation.pix2pix",
+    "pix2pix-256": "translation.pix2pix",
+    "edges": "translation.pix2pix",
+    "inpaint": "translation.pix2pix",
+    "denoise": "translation.pix2pix",
+    "colorize": "translation.colorize",
+    "cyclegan": "translation.cyclegan",
+    "pix2pixhd": "translation.pix2pixhd",
+    "srresnet": "translation.srresnet",
+    "rrdbnet": "translation.srresnet",
+    "srgan": "translation.srgan",
+    "esrgan": "translation.srgan",
 }
 
 

@@ -1,6 +1,6 @@
 """Discriminators of patches (Isola et al. 2017, arXiv 1611.07004, section 3.2.2 and appendix 6.1.2)."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from tasvir.config import Refused
 from tasvir.nn.convolutional import NORMS
@@ -54,3 +54,12 @@ class PatchDiscriminator(nn.Sequential):
             layers += [nn.LeakyReLU(0.2)]
             before = after
         super().__init__(*layers, nn.Conv2d(before, 1, 4, padding=1))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What comes out of each activation, first to last, and then the scores."""
+        found = []
+        for layer in self:
+            image = layer(image)
+            if isinstance(layer, nn.LeakyReLU):
+                found.append(image)
+        return [*found, image]

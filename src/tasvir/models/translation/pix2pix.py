@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from tasvir.config import Count, DataConfig, Fraction, NonNegative, OptimizerConfig, Pictures
+from tasvir.config import Count, DataConfig, NonNegative, OptimizerConfig, Pictures, Range, Refused
 from tasvir.core import Batch, Noise, Player, Recipe, Turn
-from tasvir.losses.games import GameConfig
+from tasvir.losses.games import GameConfig, clip_weights, gradient_penalty
 from tasvir.models.adversarial.gan import ADVERSARIAL, watched
 from tasvir.models.translation.translation import Translation, initialize
 from tasvir.nn.dropout import answering
 from tasvir.nn.patches import PatchDiscriminator, halvings_for
 from tasvir.nn.unets import UNet
 
-PLAYER = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999))
+PLAYER = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), schedule="late-linear")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Pix2PixConfig:
     """The encoder-decoder is the same without connections between layers of one size."""
     patch: Literal[1, 16, 70, "whole"] = 70
     """Height and width in pixels of what one score of the discriminator sees."""
+    conditional_discriminator: bool = True
+    """Whether the discriminator is given the source beside the picture; without, it judges the picture alone."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Instance norm is what the paper's batch norm is for one picture at a time."""
-    dropout: Fraction = 0.5
+    dropout: Annotated[float, Range(low=0.0, high=0.99)] = 0.5
     """Of the three innermost layers of the way back: the model's only noise."""
     l1: NonNegative = 100.0
-    """Weight of the absolute error."""
+    """Weight of the absolute error; 0 leaves it out."""
     adversarial: NonNegative = 1.0
     """Weight of the game; 0 leaves the discriminator out."""
     game: GameConfig = GameConfig()
@@ -41,6 +43,8 @@ class Pix2PixConfig:
 
 
 class Pix2Pix(Translation):
+    """A subclass may say what is made of a source (`generate`), and in which space it is judged: `coded`, `picture`."""
+
     sizes = "a power of two from 8 px"
 
     @staticmethod
@@ -49,54 +53,162 @@ class Pix2Pix(Translation):
 
     def __init__(self, config: Any, pictures: Pictures):
         super().__init__(config, pictures)
+        if not (config.l1 or config.adversarial):
+            raise Refused(
+                "Nothing is learned with --model.l1 and --model.adversarial both 0: give one of them a weight."
+            )
         depth = pictures.size.bit_length() - 1
         self.stride = 2**depth
-        channels = self.source_channels, pictures.channels
+        inputs, outputs, width = self.source_channels, self.coded_channels, config.width
         self.generator = UNet(
-            *channels, config.width, depth, config.norm, config.dropout, skips=config.network == "unet"
+            inputs, outputs, width, depth, config.norm, config.dropout, skips=config.network == "unet"
         )
-        halvings = halvings_for(config.patch, pictures.size)
-        self.discriminator = PatchDiscriminator(sum(channels), config.width, halvings, config.norm)
+        self.discriminator = None
+        if config.adversarial:
+            seen = inputs + outputs if config.conditional_discriminator else outputs
+            halvings = halvings_for(config.patch, pictures.size)
+            self.discriminator = PatchDiscriminator(seen, width, halvings, config.norm)
         self.apply(initialize)
         self.game = config.game.played()
 
     def players(self) -> dict[str, Player]:
-        return {
-            "discriminator": Player((self.discriminator,), self.config.discriminator),
-            "generator": Player((self.generator,), self.config.generator),
-        }
+        players = {"generator": Player((self.generator,), self.config.generator)}
+        if self.discriminator is not None:
+            once = not self.config.game.differentiates_twice
+            players["discriminator"] = Player((self.discriminator,), self.config.discriminator, compiled=once)
+        return players
+
+    # --- what a subclass may say otherwise ---
+
+    @property
+    def coded_channels(self) -> int:
+        """Channels of what the generator makes."""
+        return self.pictures.channels
+
+    def generate(self, source: Tensor) -> Tensor:
+        """Sources [B,C',H,W] to coded pictures [B,K,H,W]."""
+        return self.generator(source)
+
+    def coded(self, image: Tensor) -> Tensor:
+        """Pictures [B,C,H,W] as the generator makes them and the discriminator sees them, [B,K,H,W] in [-1,1]."""
+        return image
+
+    def picture(self, source: Tensor, made: Tensor) -> Tensor:
+        """What was made of sources, [B,K,H,W], as pictures [B,C,H,W] float32 in [-1,1]."""
+        return made.float()
+
+    # --- the algorithm ---
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
-        source, real = batch.source, batch.image
+        source, real = batch.source, self.coded(batch.image)
         assert source is not None
-        fake = self.generator(source)
-        real_score, fake_score = self.judge(source, real), self.judge(source, fake.detach())
-        # halved, which slows it against the generator (section 3.3)
-        terms = {"game": 0.5 * self.game.discriminator(real_score, fake_score)}
-        yield Turn("discriminator", terms, watched(self.game, real_score, fake_score))
-        game = self.config.adversarial * self.game.generator(self.judge(source, fake), real_score.detach())
-        error = (fake.float() - real).abs().mean()
-        yield Turn("generator", {"game": game, "l1": self.config.l1 * error})
+        generators_turn = self.discriminator is None or (step + 1) % self.game.discriminator_steps == 0
+        with torch.set_grad_enabled(generators_turn):
+            fake = self.generate(source)
+        if self.discriminator is not None:
+            yield from self.discriminators_turns(source, real, fake.detach(), step)
+        if not generators_turn:
+            return
+        terms = {}
+        if self.discriminator is not None:
+            with torch.no_grad():
+                real_score = self.judge(source, real) if self.game.paired else real.new_zeros(())
+            score = self.judge(source, fake)
+            terms["game"] = self.config.adversarial * self.game.generator(score, real_score)
+        if self.config.l1:
+            terms["l1"] = self.config.l1 * (fake.float() - real).abs().mean()
+        yield Turn("generator", terms)
+
+    def discriminators_turns(self, source: Tensor, real: Tensor, fake: Tensor, step: int) -> Iterator[Turn]:
+        """The game, the mean over patches of what each is worth, and penalties of a picture's mean score.
+
+        All is halved, which slows the discriminator against the generator (section 3.3).
+        """
+        game, config, kind = self.game, self.config.game, real.device.type
+        if config.penalizes_every_turn:  # then the penalties are of these scores, in float32
+            real, fake = (image.float().detach().requires_grad_() for image in (real, fake))
+        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not config.penalizes_every_turn):
+            real_score, fake_score = self.judge(source, real), self.judge(source, fake)
+        terms = {"game": game.discriminator(real_score, fake_score)}
+
+        def score(image: Tensor) -> Tensor:
+            return self.judge(source, image).mean((1, 2, 3))
+
+        if game.gradient_penalty:
+            terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(score, real, fake)
+        if config.penalizes_every_turn:
+            terms |= config.penalties_of(real_score.mean((1, 2, 3)), real, fake_score.mean((1, 2, 3)), fake)
+        yield Turn("discriminator", halved(terms), watched(game, real_score, fake_score))
+        if config.r1_every > 1 and (late := config.penalties(step, score, real, fake)):
+            yield Turn("discriminator", halved(late))
+        if game.weight_clip:
+            assert self.discriminator is not None
+            clip_weights(self.discriminator, game.weight_clip)
 
     def judge(self, source: Tensor, image: Tensor) -> Tensor:
-        """Scores [B,1,h,w] float32 of pictures [B,C,S,S] for what they were made from, [B,C',S,S]."""
-        return self.discriminator(torch.cat([source, image], 1)).float()
+        """Scores [B,1,h,w] float32 of coded pictures [B,K,S,S] for what they were made from, [B,C',S,S]."""
+        assert self.discriminator is not None
+        seen = torch.cat([source, image], 1) if self.config.conditional_discriminator else image
+        return self.discriminator(seen).float()
 
     def translate(self, source: Tensor, noise: Noise | None = None) -> Tensor:
         with answering(self.generator, noise):
-            return self.generator(source).float()
+            return self.picture(source, self.generate(source))
 
+
+def halved(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: 0.5 * term for name, term in terms.items()}
+
+
+class Inpainting(Pix2Pix):
+    """Only the hole is new: what the source shows is kept. A hole is where all channels are mid grey."""
+
+    @classmethod
+    def lacks(cls, pictures: Pictures) -> str | None:
+        if pictures.source is not None and pictures.source.channels != pictures.channels:
+            return "needs sources with as many channels as the pictures: --data.derive masked makes such pairs"
+        return super().lacks(pictures)
+
+    def generate(self, source: Tensor) -> Tensor:
+        hole = (source.abs() < GREY).all(1, keepdim=True)
+        return torch.where(hole, self.generator(source).float(), source)
+
+
+GREY = 1.5 / 255
+"""How far from 0 the values of mid grey may be: 127 and 128 of 255."""
 
 TRANSLATED = replace(ADVERSARIAL, batch_size=1, steps=80_000, channels_last=False, sample_every="epoch")
 
+_STEADY = replace(PLAYER, schedule="constant")  # a run in two parts is then the same as in one
+TINY = Pix2PixConfig(width=4, patch=16, generator=_STEADY, discriminator=_STEADY)
+
+PIX2PIX = Recipe(
+    summary="Translation between pairs: U-Net, discriminator of patches, L1.",
+    model=Pix2Pix,
+    config=Pix2PixConfig(),
+    tiny=TINY,
+    train=TRANSLATED,
+    data=DataConfig(flip=True),
+    best="mae",
+)
+SEVERAL = {"batch_size": 4, "steps": 40_000}
+
 RECIPES = {
-    "pix2pix": Recipe(
-        summary="Translation between pairs: U-Net, discriminator of patches, L1.",
-        model=Pix2Pix,
-        config=Pix2PixConfig(),
-        tiny=Pix2PixConfig(width=4, patch=16),
-        train=TRANSLATED,
-        data=DataConfig(),
-        best="mae",
+    "pix2pix": PIX2PIX,
+    "pix2pix-256": PIX2PIX.preset(
+        "pix2pix as published: 256 px, cut at random out of 286 px.",
+        data={"size": 256, "jitter": 286},
+    ),
+    "edges": PIX2PIX.preset(
+        "Pictures from their edges; any folder of pictures will do.", train=SEVERAL, data={"derive": "edges"}
+    ),
+    "inpaint": replace(PIX2PIX, model=Inpainting).preset(
+        "A missing square painted in; any folder of pictures will do.", train=SEVERAL, data={"derive": "masked"}
+    ),
+    "denoise": PIX2PIX.preset(
+        "Noise taken out of pictures; any folder of pictures will do.",
+        train=SEVERAL,
+        data={"derive": "noisy"},
+        dropout=0.0,
     ),
 }
