@@ -29,7 +29,7 @@ class Recipes:
 
 
 _ALONE = ("size", "split", "features", "weights", "labels", "prior")
-"""Settings of `tasvir evaluate` that mean nothing for pairs."""
+"""Settings of `tasvir evaluate` that mean nothing for pairs, nor for a run on whole pictures of another set."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Evaluate:
     generated: str | None = None
     """Instead of a run: a folder, archive or arrays of pictures made by any software."""
     reference: str | None = None
-    """What these are held against: a folder, an archive, or a set by name."""
+    """What these are held against: a folder, an archive, or a set by name. With a run that translates: other pictures,
+    translated whole at their own sizes."""
     pairs: bool = False
     """Hold each generated picture against the real one of the same name, at its own size."""
     size: Count | None = None
@@ -64,8 +65,9 @@ class Evaluate:
     no split of its own."""
     draws: Count | None = None
     """Draws of the latent behind each picture's importance-weighted bound; left out, 50, or 5 above 64 px."""
-    border: CountOrZero = 0
-    """Pixels cut from every side before super-resolution is judged: the scale factor."""
+    border: CountOrZero | None = None
+    """Pixels cut from every side before super-resolution is judged; left out, the scale of a run that enlarges, else
+    0."""
     prior: Literal["model", "mixture"] = "model"
     """Whence latents are drawn for samples of a run: its model's own prior, or a Gaussian mixture fitted to the
     encodings of its training pictures."""
@@ -101,7 +103,7 @@ class Evaluate:
             self.prior,
         )
         if self.run is not None:
-            found = evaluate.of_run(self.run, protocol, self.step)
+            found = evaluate.of_run(self.run, protocol, self.step, reference=self.reference)
         else:
             assert self.generated is not None and self.reference is not None
             reference = DataConfig(source=(self.reference,), size=self.size, labels=self.labels)
@@ -117,7 +119,7 @@ class Evaluate:
             )
         if self.run is not None and self.generated is not None:
             raise Refused(f"Name either a run ({self.run}) or --generated {self.generated}, not both.")
-        own = ("reference", "pairs", "size", "labels", "out", "figures")
+        own = ("pairs", "size", "labels", "out", "figures")
         usual = {field.name: field.default for field in fields(self)}
         if self.run is not None:
             given = [name for name in own if getattr(self, name) != usual[name]]
@@ -125,6 +127,8 @@ class Evaluate:
                 raise Refused(
                     f"--{given[0]} goes with --generated; a run is measured on the pictures it was trained to imitate."
                 )
+            if self.reference and (given := [name for name in _ALONE if getattr(self, name) != usual[name]]):
+                raise Refused(f"--{given[0]} does not go with --reference, whose pictures a run translates whole.")
         elif self.reference is None:
             raise Refused(
                 f"--generated {self.generated} wants --reference: a folder of real pictures, or a set by name."

@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
         "sliced_wasserstein": "lower",
         "ms_ssim_diversity": "real",
         "diversity": "real",
+        "colorfulness": "real",
     },
     "classes": {
         "classification_accuracy": "higher",
@@ -42,10 +43,14 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
         "ssim": "higher",
         "ms_ssim": "higher",
         "lpips": "lower",
+        "gmsd": "lower",
+        "ab_error": "lower",
         "psnr_y": "higher",
         "ssim_y": "higher",
         "psnr_rgb": "higher",
         "ssim_rgb": "higher",
+        "cycle_mae": "lower",
+        "back_cycle_mae": "lower",
     },
     "likelihood": {
         "bound": "higher",
@@ -75,13 +80,15 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
     },
 }
 """Group → metric → what is better: higher, lower, nearest to what real pictures reach, or neither (None)."""
-PAIRS = "reconstruction_"
-"""What the names of numbers of reconstructions begin with."""
+RECONSTRUCTION, SOURCE, ENLARGED, MEAN = "reconstruction_", "source_", "bicubic_", "mean_"
+PREFIXES = (RECONSTRUCTION, SOURCE, ENLARGED, MEAN)
+"""What the names of numbers of pairs begin with: those of reconstructions, and those of what a translation should beat:
+its source as it is, or enlarged, and the mean picture. Translations themselves have none."""
 
 
 def better(metric: str) -> Direction | None:
     """Which values of a metric are better; None where neither is, or where nothing is known of it."""
-    name = _plain(metric)
+    name = plain(metric)
     return next((metrics[name] for metrics in GROUPS.values() if name in metrics), None)
 
 
@@ -96,15 +103,15 @@ def loss(direction: Direction | None, value: float, real: float | None = None) -
 
 def group(metric: str) -> str:
     """Which group a metric stands in: `pairs` for all numbers of reconstructions, `other` for an unknown one."""
-    name = _plain(metric)
+    name = plain(metric)
     found = next((group for group, metrics in GROUPS.items() if name in metrics), "other")
-    return "pairs" if metric.startswith(PAIRS) and found != "other" else found
+    return "pairs" if metric.startswith(PREFIXES) and found != "other" else found
 
 
 def order(metric: str) -> tuple[int, int]:
     """Where a metric stands: which group (those unknown last), and which place in it (sizes and parts together)."""
     names = list(GROUPS)
-    name, found = _plain(metric), group(metric)
+    name, found = plain(metric), group(metric)
     places = [one for metrics in GROUPS.values() for one in metrics]
     return (
         names.index(found) if found in names else len(names),
@@ -112,6 +119,7 @@ def order(metric: str) -> tuple[int, int]:
     )
 
 
-def _plain(metric: str) -> str:
+def plain(metric: str) -> str:
     """Without the prefix of pairs, and without the size at which a pyramid's level was measured."""
-    return re.sub(r"^(sliced_wasserstein)_\d+$", r"\1", metric.removeprefix(PAIRS))
+    prefix = next((prefix for prefix in PREFIXES if metric.startswith(prefix)), "")
+    return re.sub(r"^(sliced_wasserstein)_\d+$", r"\1", metric.removeprefix(prefix))

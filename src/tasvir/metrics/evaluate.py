@@ -14,10 +14,13 @@ from tasvir.core import Model
 from tasvir.data import Dataset
 from tasvir.drawing import Opened, PriorName
 from tasvir.metrics import features, made, memorization
+from tasvir.metrics.directions import plain
 from tasvir.metrics.features import Extractor
 from tasvir.metrics.subject import MadeSubject, PairsSubject, RunSubject, Subject, given_by, given_by_set
 from tasvir.metrics.table import METRICS
+from tasvir.metrics.translated import TranslatedSubject
 from tasvir.metrics.values import Value
+from tasvir.metrics.whole import WholeSubject
 from tasvir.runs import append
 
 
@@ -37,7 +40,8 @@ class Protocol:
     a split of its own that other software's pictures are held against."""
     draws: int | None = None
     """Of the importance-weighted bound; None is 50, or 5 for pictures of more than 64 px."""
-    border: int = 0
+    border: int | None = None
+    """Pixels cut from every side before super-resolution is judged; None is a run's scale if it enlarges, else 0."""
     prior: PriorName = "model"
     """Whence a run's latents are drawn for samples: its model's own prior, or a `mixture` fitted to its encodings."""
 
@@ -75,16 +79,17 @@ def of_run(
     step: int | str | None = None,
     opened: Opened | None = None,
     training: bool = False,
+    reference: str | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a run, append every number to its measurements.jsonl, and return them as they stand there.
 
-    While `training`, they say so and are appended all at once or not at all. Raises `Refused` for a metric that does
+    While `training`, they say so, are appended all at once or not at all, and no baselines stand beside them. With a
+    `reference`, a translating run is held against whole pictures of that set. Raises `Refused` for a metric that does
     not exist or that the run cannot be measured by.
     """
     _rows(protocol.metrics)  # what does not exist is said before anything is read
     opened = opened or Opened(folder, step=step)
-    split = protocol.split or "test"
-    subject = RunSubject(opened, split, protocol.number, protocol.seed, protocol.extractor, protocol.prior)
+    subject = _of_opened(opened, protocol, reference)
     if protocol.prior == "mixture" and not {"encode", "decode"} <= subject.has():
         raise Refused(
             f"{opened.run.config.recipe} of {folder} has no latents to fit a mixture to: --prior mixture wants a model "
@@ -95,16 +100,32 @@ def of_run(
         "averaged": opened.run.config.train.average > 0,
         "recipe": opened.run.config.recipe,
         "step": opened.step,
+        **(subject.facts if isinstance(subject, WholeSubject) else {}),
     }
     figures = opened.run.folder / "figures"
     out = opened.run.folder / "measurements.jsonl"
     what = f"{opened.run.config.recipe} of {folder}"
     if not training:
         return _measured(subject, rows, protocol, passport, what, out, figures)
-    found = _measured(subject, rows, protocol, passport, what, None, None)
+    found = _measured(subject, rows, protocol, passport, what, None, None, baselines=False)
     lines = [{**line, "during": "training"} for line in found]
     append(out, *lines)
     return lines
+
+
+def _of_opened(opened: Opened, protocol: Protocol, reference: str | None) -> Subject:
+    """What is measured of a run: held against the pictures it was trained to imitate, or against a `reference`."""
+    if reference is not None:
+        opened.require("translate")
+        found: Subject = WholeSubject(opened, reference, protocol.number, protocol.seed)
+    else:
+        kind = TranslatedSubject if hasattr(opened.model, "translate") else RunSubject
+        split = protocol.split or "test"
+        found = kind(opened, split, protocol.number, protocol.seed, protocol.extractor, protocol.prior)
+    scale = getattr(opened.model, "scale", 1)
+    leaves = reference is not None or 2 * scale < opened.run.pictures.size
+    found.border = scale if scale > 1 and leaves else 0
+    return found
 
 
 def of_pictures(
@@ -163,10 +184,10 @@ def _rows(words: Iterable[str], has: set[str] | None = None) -> list[str]:
                 by_number[number] = key
     found = []
     for word in words:
-        plain = word.removeprefix("reconstruction_")
-        name = word if word in METRICS else by_number.get(word) or by_number.get(plain)
-        if name is None and plain in METRICS:
-            name = plain
+        bare = plain(word)
+        name = word if word in METRICS else by_number.get(word) or by_number.get(bare)
+        if name is None and bare in METRICS:
+            name = bare
         if name is None:
             hint = nearest(word, [*METRICS, *by_number])
             raise Refused(f"There is no metric {word!r}.{hint}\nThere are {', '.join(METRICS)}.")
@@ -182,13 +203,15 @@ def _measured(
     what: str,
     out: Path | None,
     figures: Path | None,
+    baselines: bool = True,
 ) -> list[dict[str, Any]]:
     able = _able(rows, subject.has(), what)
     for name in rows:
         _make_ready(name)
     subject.draws = protocol.draws or (50 if subject.dataset.pictures.size <= 64 else 5)
-    subject.border = protocol.border
-    wanted = rows or [name for name in able if not METRICS[name].asked]
+    subject.border = subject.border if protocol.border is None else protocol.border
+    has = subject.has()
+    wanted = rows or [name for name in able if not METRICS[name].asked and set(METRICS[name].suits) <= has]
     if any(METRICS[name].features for name in wanted):
         _facts(subject)  # what is wrong with the features is said before anything is drawn
     common = _passport(subject, passport)
@@ -198,6 +221,8 @@ def _measured(
         row = METRICS[name]
         try:
             values = row.measure(subject)
+            if baselines and "pairs" in row.needs:
+                values += [value for other in subject.baselines for value in row.measure(other)]
         except Refused as error:
             if rows:
                 raise Refused(f"{name}: {error}") from None
@@ -243,6 +268,10 @@ def _able(rows: list[str], has: set[str], what: str) -> list[str]:
 _LACKS = {
     "samples": "samples",
     "pairs": "reconstructions or pairs",
+    "reconstruct": "reconstructions",
+    "color": "colour",
+    "translate": "sources to translate",
+    "translate_back": "way back from pictures to sources",
     "labels": "classes in the reference",
     "reference": "reference set",
     "asked": "samples of a class that was asked for (the recipes that take --label draw such)",

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,8 @@ class Subject:
     border: int = 0
     """Pixels cut from every side before super-resolution is judged: the scale factor."""
     device: str = "auto"
+    baselines: "Sequence[Subject]" = ()
+    """Measured beside the pairs by the same rows, under a prefix of their own: pairs that a model should beat."""
 
     def __init__(self, dataset: Dataset, split: str, number: int, seed: int, extractor: "Callable[[], Extractor]"):
         self.dataset, self.split, self.number, self.seed = dataset, split, number, seed
@@ -70,12 +72,14 @@ class Subject:
 
     @property
     def prefix(self) -> str:
-        """What the names of metrics of pairs begin with: `reconstruction_` for reconstructions."""
+        """What the names of metrics of pairs begin with: `reconstruction_` for reconstructions, nothing for
+        translations; baselines have one of their own (`directions.PREFIXES`)."""
         return ""
 
     def has(self) -> set[str]:
         """What metrics may ask for: `samples`, `pairs`, the `reference` with its `labels` and known `factors`, `asked`
-        (labels of the samples), `train` and `test` (pictures at hand), and the abilities of the run's model.
+        (labels of the samples), `train` and `test` (pictures at hand), `color` (of the reference), what becomes of
+        sources (`enlarging`, `coloring`), and the abilities of the run's model.
         """
         return given_by_set(self.dataset)
 
@@ -284,7 +288,7 @@ class PairsSubject(Subject):
         self._pairs = pairs
 
     def has(self) -> set[str]:
-        return {"pairs"}
+        return {"pairs"} | ({"color"} if any(real.shape[-1] == 3 for _, real in self._pairs) else set())
 
     @property
     def pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -311,13 +315,22 @@ def _joined(train: Split, test: Split) -> Split:
     )
     labels = None if train.labels is None or test.labels is None else np.concatenate([train.labels, test.labels])
     digest = hashlib.sha256(f"{train.hash} {test.hash}".encode()).hexdigest()
-    return Split(spooled(parts, len(train) + len(test)), labels, digest)
+    sources = None
+    if train.sources is not None and test.sources is not None:
+        both = (
+            part[start : start + BATCH]
+            for part in (train.sources, test.sources)
+            for start in range(0, len(part), BATCH)
+        )
+        sources = spooled(both, len(train.sources) + len(test.sources))
+    return Split(spooled(parts, len(train) + len(test)), labels, digest, sources)
 
 
 def given_by_set(dataset: Dataset) -> set[str]:
     """What a reference set gives, in the words of `Subject.has`."""
     there = {name for name, split in (("train", dataset.train), ("test", dataset.test)) if len(split)}
     there |= {"factors"} if factors_known(dataset) else set()
+    there |= {"color"} if dataset.pictures.channels == 3 else set()
     return there | {"reference"} | ({"labels"} if dataset.pictures.classes else set())
 
 
@@ -328,9 +341,22 @@ def factors_known(dataset: Dataset) -> bool:
 
 def given_by(model: Any, dataset: Dataset) -> set[str]:
     """What a model (or its class) gives to be measured, in the words of `Subject.has`."""
-    words = {"sample": "samples", "reconstruct": "pairs"}
-    asked = {"asked"} if getattr(model, "conditional", False) and dataset.pictures.classes else set()
-    return {words.get(name, name) for name in abilities(model)} | asked
+    able = set(abilities(model))
+    given = able | {word for name, word in (("sample", "samples"), ("reconstruct", "pairs")) if name in able}
+    if getattr(model, "conditional", False) and dataset.pictures.classes:
+        given.add("asked")
+    if "translate" in able and dataset.pictures.source is not None:
+        given |= {"samples"} | ({"pairs"} if dataset.pictures.matched else set()) | becoming(dataset.pictures)
+    return given
+
+
+def becoming(pictures: Pictures) -> set[str]:
+    """What becomes of sources on their way to pictures: `enlarging`, `coloring`."""
+    source = pictures.source
+    if source is None:
+        return set()
+    larger = {"enlarging"} if source.size < pictures.size else set()
+    return larger | ({"coloring"} if source.channels < pictures.channels else set())
 
 
 def chosen(count: int, number: int) -> np.ndarray:

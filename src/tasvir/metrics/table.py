@@ -19,6 +19,7 @@ from tasvir.metrics import (
     prd,
     scores,
     similarity,
+    translation,
     wasserstein,
 )
 from tasvir.metrics.subject import Subject
@@ -40,6 +41,8 @@ class Metric:
     """Whether it is measured in features, so that their extractor belongs to its passport."""
     asked: bool = False
     """Measured only when asked for."""
+    suits: tuple[str, ...] = ()
+    """What the subject must have besides, to be measured unasked."""
     ready: Callable[[], object] | None = None
     """Called before anything is measured: fetches what is needed, or raises `Refused`."""
 
@@ -136,6 +139,9 @@ METRICS: dict[str, Metric] = {
     ),
     "pixels": Metric(similarity.pixel_errors, ("pairs",), ("mse", "mae", "psnr"), "errors of pixels"),
     "structure": Metric(similarity.structure, ("pairs",), ("ssim", "ms_ssim"), "structural similarity"),
+    "gradients": Metric(
+        similarity.gradients, ("pairs",), ("gmsd",), "a perceptual distance by local gradients; needs no weights"
+    ),
     "lpips": Metric(
         perceptual.perceptual,
         ("pairs",),
@@ -149,11 +155,27 @@ METRICS: dict[str, Metric] = {
         ("pairs",),
         ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"),
         "on Y and on RGB, --border cut off",
-        asked=True,
+        suits=("enlarging",),
+    ),
+    "color": Metric(
+        translation.color_errors, ("pairs", "color"), ("ab_error",), "errors of colour alone", suits=("coloring",)
+    ),
+    "colorfulness": Metric(
+        translation.colorfulnesses,
+        ("samples", "color"),
+        ("colorfulness",),
+        "how strong colours are",
+        suits=("coloring",),
+    ),
+    "cycle": Metric(
+        translation.cycle_errors,
+        ("translate", "translate_back", "samples"),
+        ("cycle_mae", "back_cycle_mae"),
+        "errors of pixels after there and back",
     ),
     "reconstruction-frechet": Metric(
         frechet.frechet_of_pairs,
-        ("pairs", "reference"),
+        ("reconstruct", "pairs", "reference"),
         ("reconstruction_frechet", "reconstruction_fid"),
         "Fréchet distance of reconstructions, to stand beside that of samples",
         features=True,
