@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tasvir.config import Pictures, to_plain
 from tasvir.core import Recipe, abilities
+from tasvir.data.derive import source_shape
 from tasvir.models import RECIPES, build, recipe, usual_foundation
 
 
@@ -42,11 +43,20 @@ CLASSES = tuple("0123456789")
 """Of the pictures that networks are told for, where a recipe needs classes."""
 
 
+def _sources(row: Recipe, size: int) -> Pictures | None:
+    """What pictures are made of, where a recipe needs that: in colour and of one size, or what it has made of them."""
+    if "source" not in row.model.needs:
+        return None
+    derive = row.data.derive
+    return Pictures(3, size) if derive == "none" else Pictures(*source_shape(derive, 3, size, row.data.scale))
+
+
 def needs(row: Recipe) -> str:
     """What must stand beside the pictures that a recipe is trained on, in words; empty where nothing must."""
     if row.model.few_labels:
         return "few labels"
-    return ", ".join(NEEDS.get(need, need) for need in row.model.needs)
+    named = NEEDS | ({"source": "two sets of pictures"} if row.model.unpaired else {})
+    return ", ".join(named.get(need, need) for need in row.model.needs)
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -55,7 +65,7 @@ def describe(name: str) -> dict[str, Any]:
     size = found.data.size or told_size(found.summary) or 64
     below = usual_foundation(name)
     classes = CLASSES if "labels" in found.model.needs else ()
-    model = build(name, found.config, Pictures(channels=3, size=size, classes=classes), below)
+    model = build(name, found.config, Pictures(3, size, classes, _sources(found, size)), below)
     networks = [
         {
             "player": player,

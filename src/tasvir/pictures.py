@@ -1,6 +1,7 @@
 """Pictures going out: grids, files and films. Pictures are uint8 [N,H,W,C] with one or three channels here."""
 
 import csv
+import json
 import math
 import shutil
 import subprocess
@@ -70,6 +71,8 @@ CAPTION = 14
 CAPTIONED = "tasvir captioned"
 """Key of the text in a PNG that says how its captioned grid is laid out: px of a pixel, rows of the strip, and how many
 neighbours belong together."""
+SET_NAMES = "tasvir names"
+"""Key of the names, in JSON, of neighbours that belong together."""
 
 
 def save_captioned(images: np.ndarray, captions: Sequence[str], columns: int, out: Path, group: int = 1) -> None:
@@ -90,6 +93,8 @@ def save_captioned(images: np.ndarray, captions: Sequence[str], columns: int, ou
         draw.text(place, short[caption], "black", font, anchor="ms")
     layout = PngInfo()
     layout.add_text(CAPTIONED, f"{factor} {CAPTION} {group}")
+    if group > 1:
+        layout.add_text(SET_NAMES, json.dumps(list(captions[:group])))
     sheet.save(out, pnginfo=layout)
 
 

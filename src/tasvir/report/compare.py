@@ -17,6 +17,7 @@ from tasvir.report.panels import title_and_unit
 from tasvir.report.sheets import Film, Sheet
 from tasvir.report.story import FAILURES, FIRST_SEED, Story
 from tasvir.report.table import Column, Elsewhere, plain, rows_of
+from tasvir.report.translations import of_several
 
 BUDGETS = {"film": 2_400_000, "sheet": 1_200_000}
 """Bytes for the pictures of all runs together."""
@@ -136,6 +137,11 @@ def reconstructions(stories: list[Story]) -> Content | None:
     if len(able) < len(stories):
         words += f" Left out, as they cannot encode: {', '.join(s.name for s in stories if s not in able)}."
     return Content("strips", words, {"strips": strips})
+
+
+def translations(stories: list[Story]) -> Content | None:
+    """The same held-out pictures, translated by each run."""
+    return of_several(stories, BUDGETS["sheet"])
 
 
 def interpolations(stories: list[Story]) -> Content | None:
@@ -261,6 +267,7 @@ def _setting(story: Story, path: str) -> str:
 PANELS: tuple[tuple[str, str, Callable[[Any], Content | None]], ...] = (
     ("Samples from the same seeds", "runs", samples),
     ("Reconstructions", "runs", reconstructions),
+    ("The same pictures, translated", "runs", translations),
     ("Interpolations", "runs", interpolations),
     ("Measurements", "all", measurements),
     ("Precision and recall", "all", precision_recall),

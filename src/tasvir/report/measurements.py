@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasvir.metrics.directions import better, group, order
+from tasvir.metrics.directions import ENLARGED, MEAN, SOURCE, better, group, order
 from tasvir.report.charts import Chart, Line, count, number
 from tasvir.report.content import Content
 from tasvir.report.figures import PALETTE
@@ -35,6 +35,8 @@ DIRECTIONS = {
     "real": "best near what real pictures reach",
 }
 """What is better → a sign and words for it."""
+BASELINES = {SOURCE: "source as it is", ENLARGED: "bicubic", MEAN: "mean picture"}
+"""What the name of a number that a translation should beat begins with → what that is of."""
 SKEWED = 0.15
 """By what share of its width an interval's sides may differ to be told as ±: resampling alone leaves as much."""
 
@@ -46,6 +48,11 @@ def measurements(story: Story) -> Content:
         key = f"{line['metric']} {comparable(line)} {line.get('passport', {}).get('step')}"
         rows.pop(key, None)
         rows[key] = measured(line)
+    for key, row in list(rows.items()):
+        for prefix, name in BASELINES.items():
+            if key.startswith(prefix) and (beside := rows.get(key.removeprefix(prefix))):
+                beside["baselines"].append((name, row["value"]))
+                del rows[key]
     expected: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for one in story.recipe.expect:
         found = expected.setdefault((one.command, one.passport), [])
@@ -73,6 +80,7 @@ def measured(line: dict[str, Any]) -> dict[str, Any]:
         "n": count(line["n"]) if isinstance(line.get("n"), int) else "",
         "step": count(step) if isinstance(step := line.get("passport", {}).get("step"), int) else "",
         "note": line.get("note") or "",
+        "baselines": [],
         "passport": list(line.get("passport", {}).items()),
     }
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasvir import walks
 from tasvir.config import Refused
-from tasvir.report import latents
+from tasvir.report import latents, translations
 from tasvir.report.charts import Chart, Line, count, scatter_of
 from tasvir.report.content import Content, Made, missing, reason
 from tasvir.report.figures import PALETTE, class_colors
@@ -67,6 +67,9 @@ def timeline(story: Story) -> Content | None:
                        "No pictures were drawn while training (--train.sample-every 0).")  # fmt: skip
     if "sample" in story.abilities:
         words = "The same seeds every time: slide through the steps of training."
+    elif "translate" in story.abilities:
+        shown = translations.told(frames[max(frames)].names)
+        words = f"Held-out pictures: {shown}. Slide through the steps of training."
     else:
         words = "Held-out pictures and, to the right of each, its reconstruction: slide through the steps of training."
     names = row_names(story, frames)
@@ -75,7 +78,8 @@ def timeline(story: Story) -> Content | None:
     left_out = len(story.shown) - len(frames)
     if left_out:
         words += f" {len(frames)} of {len(story.shown)} showings."
-    return Content("timeline", words, {"films": [("", Film(frames))], "row_names": names})
+    above = frames[max(frames)].column_names
+    return Content("timeline", words, {"films": [("", Film(frames))], "row_names": names, "column_names": above})
 
 
 def row_names(story: Story, frames: dict[int, Sheet]) -> list[str]:
@@ -183,6 +187,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "fake_accuracy": ACCURACY,
     "batch_diversity": DIVERSITY,
     "sample_diversity": DIVERSITY,
+    "answer_diversity": ("diversity of answers", "of targets'"),
     "class_response": RESPONSE,
     "real_class_share": RESPONSE,
     "gradient_norm": ("gradient norm", "norm"),
@@ -264,7 +269,11 @@ def settings(story: Story) -> Content:
 
 PANELS: tuple[Panel, ...] = (
     Panel("Samples", ("sample",), samples),
+    Panel("Held-out pictures", ("translate",), translations.held_out),
+    Panel("Source against answer", ("translate",), translations.divided),
     Panel("Through training", (), timeline),
+    Panel("Several answers", ("translate",), translations.answers),
+    Panel("Details", ("translate",), translations.details),
     Panel("Reconstructions", ("reconstruct",), reconstructions),
     Panel("Manifold", ("decode",), manifold),
     Panel("Latent space", ("encode",), scatter),

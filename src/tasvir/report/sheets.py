@@ -2,16 +2,19 @@
 
 import base64
 import io
+import json
 import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
-from tasvir.pictures import CAPTIONED, to_pil
+from tasvir.pictures import CAPTIONED, SET_NAMES, to_pil
 
 LARGEST = 1280
 """Width in px beyond which a sheet is reduced."""
+ACROSS, SETS = 6, 12
+"""Pictures in a row, where several belong together, and how many of these sets are shown; of large ones fewer."""
 SMOOTH = 200
 """Up to this width a sheet's pixels stay squares; else the page's script decides, by how much it is enlarged."""
 
@@ -31,6 +34,13 @@ class Sheet:
     """Whether there is space between its pictures."""
     lead: int = 0
     """So many times as much space more after the first column."""
+    names: tuple[str, ...] = ()
+    """What those that belong together are, if it is known."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """A name above each column."""
+        return list(self.names) * (self.columns // self.group)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ LEVELS: tuple[tuple[float, int], ...] = (
 
 def cut(picture: Image.Image, size: int, group: int = 1) -> Sheet:
     """The pictures of a grid that `tasvir.pictures.grid` or `save_captioned` made from pictures of `size` px, at their
-    own size again; `group` neighbours belong together, unless the file says how many do.
+    own size again; `group` neighbours belong together, unless the file says how many do and what they are.
 
     Raises `ValueError` if it is no such grid.
     """
@@ -84,7 +94,15 @@ def cut(picture: Image.Image, size: int, group: int = 1) -> Sheet:
     values = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
     values = values.reshape(*values.shape[:2], -1)[gap:, gap:]
     tiles = values.reshape(rows, high + gap, columns, tile + gap, -1)[:, strip:high:factor, :, :tile:factor]
-    return bounded(Sheet(tiles.swapaxes(1, 2).reshape(rows * columns, size, size, -1), columns, group))
+    names = tuple(map(str, json.loads(picture.info.get(SET_NAMES, "[]"))))
+    return Sheet(tiles.swapaxes(1, 2).reshape(rows * columns, size, size, -1), columns, group, names=names)
+
+
+def in_sets(sheet: Sheet) -> Sheet:
+    """The sheet with at most `SETS` of those that belong together, in rows of about `ACROSS` pictures."""
+    beside = max(1, ACROSS // sheet.group)
+    shown = min(len(sheet.images) // sheet.group, SETS if beside > 1 else SETS * 2 // 3)
+    return replace(sheet, images=sheet.images[: shown * sheet.group], columns=min(beside, shown) * sheet.group)
 
 
 def bounded(sheet: Sheet) -> Sheet:

@@ -1,19 +1,22 @@
 """What a run folder has to tell, read so that a run that has only just begun or lost its data still tells the rest."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from tasvir.config import Refused, to_plain
-from tasvir.core import Recipe, abilities
+from tasvir.core import Batch, Recipe, abilities
 from tasvir.data import Dataset
-from tasvir.drawing import Opened
+from tasvir.data.batches import pictures_of, to_uint8
+from tasvir.drawing import PIXELS, Opened
 from tasvir.models import recipe
 from tasvir.report.charts import count
-from tasvir.report.sheets import Sheet, cut
+from tasvir.report.sheets import SETS, Sheet, bounded, cut, in_sets
 from tasvir.report.table import is_measurement
 from tasvir.runs import Run
 from tasvir.training.foundation import changed
@@ -25,6 +28,8 @@ FIRST_SEED = 1000
 """Of the fresh samples; the timeline's begin at 0."""
 FRAMES = 24
 """Most pictures of a timeline."""
+HELD_OUT = (128, SETS), (512, 8), (math.inf, 4)
+"""Sizes in px up to which so many held-out pictures are translated."""
 
 
 class Story:
@@ -149,7 +154,8 @@ class Story:
     def _read(self, file: Path, group: int) -> Sheet | None:
         try:
             with Image.open(file) as picture:
-                return cut(picture, self.run.pictures.size, group)
+                sheet = cut(picture, self.run.pictures.size, group)
+            return bounded(in_sets(sheet) if "translate" in self.abilities else sheet)
         except (OSError, ValueError):
             return None
 
@@ -185,6 +191,28 @@ class Story:
         if isinstance(self._data_attempt, Exception):
             raise self._data_attempt
         return self._data_attempt
+
+    @cached_property
+    def held_out(self) -> Batch:
+        """The first held-out pictures with their sources, on the model's device."""
+        size, number = self.run.pictures.size, len(self.dataset.test.images)
+        numbers = range(min(number, next(some for largest, some in HELD_OUT if size <= largest)))
+        return pictures_of(self.dataset, self.dataset.test, numbers, self.opened.device)
+
+    @cached_property
+    def compared(self) -> dict[str, np.ndarray]:
+        """Held-out pictures and what the model makes of them, by what each set is; uint8, [N,H,W,C] each."""
+        batch = self.held_out
+        found: dict[str, list[np.ndarray]] = {}
+        beside = max(1, PIXELS // batch.image.shape[-1] ** 2)
+        with torch.no_grad():
+            for start in range(0, len(batch), beside):
+                rows = slice(start, start + beside)
+                label = None if batch.label is None else batch.label[rows]
+                some = Batch(batch.image[rows], label, None if batch.source is None else batch.source[rows])
+                for name, images in self.opened.model.compared(some).items():
+                    found.setdefault(name, []).append(to_uint8(images))
+        return {name: np.concatenate(parts) for name, parts in found.items()}
 
     @cached_property
     def settings(self) -> dict[str, tuple[Any, Any]]:

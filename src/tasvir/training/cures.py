@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tasvir.config import as_flag
+from tasvir.core import abilities
 from tasvir.models import recipe
 from tasvir.runs import Run
 from tasvir.training.verdict import Name
@@ -91,6 +92,22 @@ def _told_apart(config: Any, usual: Any) -> Settings:
     return {"class_weight": max(usual.class_weight, 2 * config.class_weight)}
 
 
+def _weightier(config: Any, usual: Any) -> Settings:
+    """Twice the weight for what generated pictures are told to be; where that has none, half for the game."""
+    told = {name: 2 * getattr(config, name) for name in ("l1", "cycle") if getattr(config, name, 0)}
+    return told or {"adversarial": config.adversarial / 2}
+
+
+def _smaller_patches(config: Any, usual: Any) -> Settings:
+    smaller = {"whole": 70, 70: 16}
+    return {"patch": smaller[config.patch]} if config.patch in smaller else {}
+
+
+def _steeper_of_pairs(config: Any, usual: Any) -> Settings:
+    """R1, where the model learns from pairs, for those of two sets take no penalties, and has no batch norm."""
+    return _steeper(config, usual) if hasattr(config, "l1") and config.norm != "batch" else {}
+
+
 USUAL = Remedy("the recipe's own learning rates", _usual_rates)
 R1 = Remedy("a discriminator that is flat around real pictures (R1; Mescheder et al. 2018)", _steeper)
 AUGMENTED = Remedy("all that it sees is changed at random (DiffAugment; Zhao et al. 2020)", _augmented)
@@ -128,6 +145,19 @@ REMEDIES: dict[Name, tuple[Remedy, ...]] = {
     ),
 }
 """What usually helps, by verdict, the likeliest first."""
+TOLD = Remedy("what a picture is told to be weighs more against the game", _weightier)
+FROM_PICTURES: dict[Name, tuple[Remedy, ...]] = {
+    "discriminator won": (
+        USUAL,
+        TOLD,
+        Remedy("a discriminator that sees smaller patches", _smaller_patches),
+        Remedy("a discriminator that learns slower", _slower("discriminator", by=4)),
+        replace(R1, settings=_steeper_of_pairs),
+    ),
+    "collapsed": (USUAL, TOLD, Remedy("both players learn slower", _slower(*PLAYERS, by=2))),
+    "oscillating": REMEDIES["oscillating"][:2] + REMEDIES["oscillating"][-1:],
+}
+"""The same for models that make a picture of a picture."""
 
 
 def cures(run: Run, verdict: Name) -> list[Cure]:
@@ -136,10 +166,12 @@ def cures(run: Run, verdict: Name) -> list[Cure]:
 
 
 def _cures(run: Run, verdict: Name) -> Iterator[Cure]:
-    config, usual = run.config.model, recipe(run.config.recipe).config
+    found = recipe(run.config.recipe)
+    config, usual = run.config.model, found.config
+    remedies = FROM_PICTURES if "translate" in abilities(found.model) else REMEDIES
     if not all(hasattr(config, name) for name in ("game", *PLAYERS)):
         return
-    for number, remedy in enumerate(REMEDIES.get(verdict, ()), 1):
+    for number, remedy in enumerate(remedies.get(verdict, ()), 1):
         try:
             wanted = remedy.settings(config, usual)
         except AttributeError:  # this recipe has no such setting

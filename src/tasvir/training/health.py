@@ -3,7 +3,7 @@
 How the two players of an adversarial training do is told by `verdict.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,13 @@ RULES: tuple[Rule, ...] = (
         "Try a lower learning rate, or an earlier checkpoint.",
     ),
     Rule(
+        "answer_diversity",
+        lambda ratio: ratio < 0.1,
+        2,
+        "The answers hardly depend on the source: they differ by less than a tenth of what the targets do. "
+        "Try longer training, or another learning rate.",
+    ),
+    Rule(
         "skipped",
         lambda updates: updates > 0,
         1,
@@ -75,6 +82,11 @@ class Health:
 def relative_diversity(samples: np.ndarray, real: np.ndarray) -> float:
     """Mean distance between two samples over that between two real pictures; both uint8 [N,H,W,C]. 1 is as varied."""
     return float(mean_distances(samples).mean() / max(mean_distances(real).mean(), 1e-12))
+
+
+def answer_among(names: Sequence[str]) -> str:
+    """Which of the sets that a model shows side by side is what it makes of the sources."""
+    return "translated" if "translated" in names else names[names.index("target") - 1 if "target" in names else 1]
 
 
 def class_response(samples: np.ndarray, classes: int) -> float:

@@ -20,7 +20,7 @@ from tasvir.data.batches import Batches, FromShards, pictures_of, stream, to_uin
 from tasvir.runs import Run
 from tasvir.training import foundation, processes
 from tasvir.training.cures import cures, in_short
-from tasvir.training.health import Health, class_response, class_share, relative_diversity
+from tasvir.training.health import Health, answer_among, class_response, class_share, relative_diversity
 from tasvir.training.precision import autocast, choose_device
 from tasvir.training.progress import Reporter
 from tasvir.training.state import State, mixed_seed, summary
@@ -254,7 +254,9 @@ class Keeper:
                 self._save(drawn, label, folder / f"{step:08d}.png")
                 self._check_diversity(drawn, label)
             if isinstance(model, Translates):
-                save_compared(model.compared(self.held_out), folder / f"{step:08d}.png")
+                compared = model.compared(self.held_out)
+                save_compared(compared, folder / f"{step:08d}.png")
+                self._check_answers(to_uint8(compared[answer_among(list(compared))]))
             if isinstance(model, Reconstructs):
                 real, label = self.held_out.image, self.held_out.label
                 told = {"label": label} if self._conditional and label is not None else {}
@@ -300,8 +302,18 @@ class Keeper:
             if label is not None and len(drawn) > EACH:
                 line["class_response"] = class_response(drawn, len(drawn) // EACH)
                 line["real_class_share"] = self._real_class_share
-            told, verdict = self._judged(line)
-            self._write(line, [] if verdict else self.health.check(line), told, verdict)
+            self._noticed(line)
+
+    def _check_answers(self, answers: np.ndarray) -> None:
+        """How much answers to the held-out sources differ, against how much the pictures to be reached do."""
+        targets = to_uint8(self.held_out.image)
+        if self.state.step and len(targets) > 1 and answers.shape == targets.shape:
+            self._noticed({"step": self.state.step, "answer_diversity": relative_diversity(answers, targets)})
+
+    def _noticed(self, line: dict[str, Any]) -> None:
+        """Log what was seen in pictures; the verdict tells it where there is one, and else the health rules."""
+        told, verdict = self._judged(line)
+        self._write(line, [] if verdict else self.health.check(line), told, verdict)
 
     def _judged(self, line: dict[str, Any]) -> tuple[Verdict | None, str]:
         """The verdict on an adversarial training, if this line changes it, and its name, if there is one."""

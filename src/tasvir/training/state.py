@@ -55,7 +55,7 @@ class State:
         torch.manual_seed(mixed_seed(self.run.config.seed, self.step, processes.rank()))
         values: dict[str, Tensor] = {}
         bad = torch.zeros((), device=self.device)
-        statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        statistics = [b for b in self.model.buffers() if b.is_floating_point() or b.dtype == torch.uint8]
         before = [buffer.clone() for buffer in statistics]
         turns = self.model.turns(batch, self.step)
         while True:

@@ -44,7 +44,13 @@ HEEDED = 0.5
 """Class response against the share of the class in real pictures' variance below which the class is not heeded: a
 generator that heeds it cannot be below 1; MNIST's were 1.9 to 3.5 from step 500 on."""
 HEEDED_FROM = 1000
-"""Step from which on the class should be heeded."""
+"""Step from which on the class, or the source, should be heeded."""
+TERMS = ("l1", "content", "cycle", "identity", "feature_matching", "perceptual")
+"""Losses of a generator that is told what its pictures should be, or what must be found again in them."""
+FALLING = 0.02
+"""Share by which such a loss must have fallen, from one stretch of training to the next, to be called falling."""
+STRETCH = 0.25
+"""How much of a training a stretch is; never less than `RECENT` points, nor more than half of it."""
 Response = tuple[int, float, float]
 """Step of a showing, `class_response` there, and what it is at least where the class is heeded."""
 
@@ -79,6 +85,8 @@ class Referee:
     """Lines that are no whole point yet."""
     _shown: list[float] = field(default_factory=list)
     """`sample_diversity` of every showing."""
+    _answers: list[tuple[int, float]] = field(default_factory=list)
+    """Step and `answer_diversity` of every showing of a model that makes a picture of a picture."""
     _responses: list[Response] = field(default_factory=list)
     """`class_response` and `real_class_share` of every showing of a conditional model."""
     _asked: tuple[str, int] = ("", 0)
@@ -106,7 +114,9 @@ class Referee:
             self._shown.append(float(line["sample_diversity"]))
             if "class_response" in line:
                 self._responses.append((step, line["class_response"], line.get("real_class_share", 0.0)))
-        elif any(name.startswith("discriminator/") for name in line):
+        elif "answer_diversity" in line:
+            self._answers.append((step, float(line["answer_diversity"])))
+        elif any(name.startswith("discriminator") for name in line):
             self._open.append(line)
             if step % POINT == 0 or (step - 1) // POINT > (self._open[0]["step"] - 1) // POINT:
                 self._points.append(joined(self._open))
@@ -116,7 +126,7 @@ class Referee:
         return self._changed(step) if self._points or self._open else None
 
     def _changed(self, step: int) -> Verdict | None:
-        found = judged(self._points, self._shown, self._responses)
+        found = judged(self._points, self._shown, self._responses, self._answers)
         if self.verdict is not None and found.name == self.verdict.name:
             self.verdict, self._asked = found, ("", 0)
             return None
@@ -129,18 +139,35 @@ class Referee:
 
 
 def joined(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The means of some log lines, each series over the lines that have it."""
+    """The means of some log lines, each series over the lines that have it; all discriminators' are named alike."""
     values: dict[str, list[float]] = {}
     for line in lines:
         for name, value in line.items():
             if "/" in name and isinstance(value, int | float) and np.isfinite(value):
-                values.setdefault(name.removeprefix("discriminator/"), []).append(float(value))
+                values.setdefault(_series(name), []).append(float(value))
     return {"step": lines[-1]["step"], **{name: float(np.mean(found)) for name, found in values.items()}}
 
 
-def judged(points: Sequence[Point], shown: Sequence[float] = (), responses: Sequence[Response] = ()) -> Verdict:
+def _series(name: str) -> str:
+    """`discriminators/won` as `won`, `generators/l1` as `generator/l1`."""
+    player, _, series = name.partition("/")
+    if player.startswith("discriminator"):
+        return series
+    return f"generator/{series}" if player.startswith("generator") else name
+
+
+def judged(
+    points: Sequence[Point],
+    shown: Sequence[float] = (),
+    responses: Sequence[Response] = (),
+    answers: Sequence[tuple[int, float]] = (),
+) -> Verdict:
     """The verdict on a training by its points so far; `shown` is the diversity of the samples drawn at each showing,
-    `responses` how much these differ by their class.
+    `responses` how much these differ by their class, `answers` the diversity of answers to held-out sources
+    at its step.
+
+    Where a generator is also told what its pictures should be, a discriminator that wins, or now wins and now loses,
+    is no trouble while what it is told goes on being learned.
     """
     if len(points) < FEWEST:
         return Verdict(
@@ -148,13 +175,19 @@ def judged(points: Sequence[Point], shown: Sequence[float] = (), responses: Sequ
             f"It takes {FEWEST} points of at least {POINT} steps to tell, and there are {len(points)}.",
         )
     recent = {name: _median(points[-RECENT:], name) for name in SERIES}
+    told = course(points)
+    learning = told is not None and told.falling
     won = discriminator_won(recent)
+    trouble = won or oscillating(points[-WINDOW:])
+    if trouble and told is not None and not learning:
+        trouble = Verdict(trouble.name, f"{trouble.why} {told.words}")
     return (
         collapsed(recent, points, shown, won is not None)
-        or won
+        or indifferent(answers)
+        or (None if learning else won and trouble)
         or unheeded(responses)
-        or oscillating(points[-WINDOW:])
-        or Verdict("healthy", healthy(recent, shown))
+        or (None if learning else trouble)
+        or Verdict("healthy", healthy(recent, shown, answers) + (f" {told.words}" if told and learning else ""))
     )
 
 
@@ -204,6 +237,44 @@ def collapsed(
     return None
 
 
+@dataclass(frozen=True)
+class Course:
+    """How the losses go by which a generator is told what its pictures should be."""
+
+    falling: bool
+    words: str
+    """A sentence on the one that fell most."""
+
+
+def course(points: Sequence[Point]) -> Course | None:
+    """Whether one of `TERMS` fell from the stretch before to the last one; None where there are none."""
+    length = min(max(RECENT, round(STRETCH * len(points))), len(points) // 2)
+    found = []
+    for term in TERMS:
+        before, after = (
+            _values(some, f"generator/{term}") for some in (points[-2 * length : -length], points[-length:])
+        )
+        if before and after and np.mean(before) > 0:
+            found.append((float(np.mean(after) / np.mean(before)), term, float(np.mean(before)), float(np.mean(after))))
+    if not found:
+        return None
+    ratio, term, old, new = min(found)
+    falling, name = ratio <= 1 - FALLING, term.replace("_", " ")
+    how = "still falls" if falling else "does not fall either"
+    steps = f"the last {_steps(points[-length - 1 :])} steps"
+    return Course(falling, f"The loss {name} {how}: {old:.3g} before {steps}, {new:.3g} in them.")
+
+
+def indifferent(answers: Sequence[tuple[int, float]]) -> Verdict | None:
+    """In the last two showings, held-out sources got much the same answer."""
+    late = [diversity for step, diversity in answers if step >= HEEDED_FROM][-2:]
+    if len(late) < 2 or max(late) >= ALIKE:
+        return None
+    return Verdict(
+        "collapsed", f"The answers hardly depend on the source: they differ by {late[-1]:.2g} of what the targets do."
+    )
+
+
 def unheeded(responses: Sequence[Response]) -> Verdict | None:
     """In the last two showings, the same noise became much the same picture whatever class was asked for."""
     late = [one for one in responses if one[0] >= HEEDED_FROM][-2:]
@@ -240,12 +311,16 @@ def oscillating(points: Sequence[Point]) -> Verdict | None:
     return None
 
 
-def healthy(recent: Mapping[str, float | None], shown: Sequence[float]) -> str:
+def healthy(
+    recent: Mapping[str, float | None], shown: Sequence[float], answers: Sequence[tuple[int, float]] = ()
+) -> str:
     """What there is to say of a training of which there is nothing bad to say."""
     real, fake, now = recent["real_accuracy"], recent["fake_accuracy"], recent["batch_diversity"]
     right = "" if real is None or fake is None else _right(real, fake)
     varied, whose = (now, "generated pictures") if now is not None else (shown[-1] if shown else None, "samples")
     differ = "" if varied is None else f"{whose} differ by {varied:.2f} of what real ones do"
+    if answers and not differ:
+        differ = f"answers to different sources differ by {answers[-1][1]:.2f} of what their targets do"
     said = _joined(right, differ) or "No sign of trouble in what was logged"
     return f"{said}."
 

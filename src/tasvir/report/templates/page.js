@@ -32,6 +32,38 @@ for (const timeline of document.querySelectorAll(".timeline")) {
   show();
 }
 
+for (const divided of document.querySelectorAll(".divided")) {
+  const names = JSON.parse(divided.dataset.names), sides = ["left", "right"];
+  const stage = divided.querySelector(".stage"), range = stage.querySelector("input"), choices = divided.querySelector(".choices");
+  const selects = [...choices.querySelectorAll("select")], list = divided.querySelector(".rows");
+  const rows = [...list.querySelectorAll(".row")].map(row => [...row.querySelectorAll("img")]);
+  let chosen = 0;
+  const show = () => {
+    stage.style.setProperty("--at", range.value + "%");
+    sides.forEach((side, i) => {
+      const picture = rows[chosen][selects[i].value], image = stage.querySelector("img." + side);
+      image.src = picture.src; image.alt = picture.alt;
+      image.width = picture.getAttribute("width"); image.height = picture.getAttribute("height");
+      stage.querySelector("b." + side).textContent = names[selects[i].value];
+    });
+    range.setAttribute("aria-valuetext", `${names[selects[0].value]} ${Math.round(range.value)} %, then ${names[selects[1].value]}`);
+    buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === chosen));
+  };
+  const buttons = rows.map((row, i) => {
+    const button = document.createElement("button"), image = document.createElement("img");
+    button.type = "button"; button.setAttribute("aria-label", "Picture " + (i + 1));
+    image.src = row[0].src; image.alt = ""; button.append(image);
+    button.addEventListener("click", () => { chosen = i; show(); });
+    return button;
+  });
+  if (buttons.length > 1) choices.firstElementChild.append(...buttons);
+  selects[1].value = divided.dataset.right;
+  selects.forEach(select => select.addEventListener("change", show));
+  range.addEventListener("input", show);
+  stage.hidden = choices.hidden = false; list.hidden = true;
+  show();
+}
+
 for (const plot of document.querySelectorAll(".plot[data-lines]")) {
   const lines = JSON.parse(plot.dataset.lines), names = JSON.parse(plot.dataset.names), [first, last] = JSON.parse(plot.dataset.domain);
   const colors = JSON.parse(plot.dataset.colors);
@@ -74,7 +106,7 @@ const sharpen = new ResizeObserver(entries => {
     if (target.width && target.naturalWidth) target.classList.toggle("pixels", target.width * devicePixelRatio / target.naturalWidth >= 2);
   }
 });
-for (const image of document.querySelectorAll(".sheet")) sharpen.observe(image);
+for (const image of document.querySelectorAll(".sheet, .stage img")) sharpen.observe(image);
 
 const zoom = document.getElementById("zoom");
 for (const image of document.querySelectorAll(".sheet")) {
