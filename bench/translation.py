@@ -129,9 +129,9 @@ def cyclegan_step(model: Any, batches: list) -> Callable[[int], None]:
     import torch
     from torch import nn
 
-    there, back = (with_usual_norms(n, nn.InstanceNorm2d) for n in (model.generator, model.generator_back))
+    there, back = (with_usual_norms(n, nn.InstanceNorm2d) for n in (model.forth, model.back))
     of_images, of_sources = (
-        with_usual_norms(n, nn.InstanceNorm2d) for n in (model.discriminator, model.discriminator_back)
+        with_usual_norms(n, nn.InstanceNorm2d) for n in (model.judge_pictures, model.judge_sources)
     )
     of_generators, of_discriminators = adam(there, back), adam(of_images, of_sources)
     game, absolute = nn.MSELoss(), nn.L1Loss()

@@ -30,7 +30,9 @@ def _pictures(number: int, first: int) -> torch.Tensor:
 
 
 def test_the_pool_is_that_of_a_plain_list() -> None:
-    pool, plain, told = Pool(5, Pictures(1, 2)), [], []
+    pool = Pool(5, Pictures(1, 2))
+    plain: list[torch.Tensor] = []
+    told: list[torch.Tensor] = []
     for call in range(30):
         given = _pictures(4, 4 * call)
         torch.manual_seed(call)
@@ -49,7 +51,8 @@ def test_the_pool_is_that_of_a_plain_list() -> None:
         assert torch.allclose(shown, torch.stack(told[-4:]), atol=1e-6)
     fresh = sum(torch.equal(one, other) for one, other in zip(told[5:], _pictures(115, 5), strict=True))
     assert 0.35 * 115 < fresh < 0.65 * 115, "one in two"
-    assert pool.kept.dtype == torch.uint8 and float(pool.count) == 5  # type: ignore[union-attr]
+    kept = dict(pool.named_buffers())
+    assert kept["kept"].dtype == torch.uint8 and float(kept["count"]) == 5
 
 
 def test_a_pool_of_none_shows_what_comes() -> None:
@@ -96,8 +99,8 @@ def test_losses_are_the_papers() -> None:
     assert isinstance(model, CycleGAN)
     model.config = CycleGANConfig(pool=0)
     model.identity = model.config.identity
-    model.forth, model.back = _Plus(0.3), _Plus(-0.1)
-    model.judge_pictures, model.judge_sources = _Mean(), _Mean()
+    model.forth, model.back = _Plus(0.3), _Plus(-0.1)  # type: ignore[assignment]
+    model.judge_pictures, model.judge_sources = _Mean(), _Mean()  # type: ignore[assignment]
     source, image = torch.full((2, 1, 16, 16), -0.2), torch.full((2, 1, 16, 16), 0.4)
     with torch.no_grad():
         first, second = model.turns(Batch(image, source=source), 0)

@@ -1,6 +1,8 @@
 """Residual networks from picture to picture: CycleGAN's (Zhu et al. 2017, arXiv 1703.10593, appendix 7.2), after
 Johnson et al. 2016 (arXiv 1603.08155), and pix2pixHD's two (Wang et al. 2018, arXiv 1711.11585, section 3.2)."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
@@ -9,7 +11,7 @@ from tasvir.nn.convolutional import NORMS
 
 def convolution(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     """A convolution and its norm; what keeps the size is padded by reflection, so that no border shows."""
-    padding = "reflect" if stride == 1 else "zeros"
+    padding: Literal["reflect", "zeros"] = "reflect" if stride == 1 else "zeros"
     layer = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False, padding_mode=padding)
     return [layer, NORMS["instance"](after)]
 

@@ -97,6 +97,7 @@ class Pix2PixHD(Translation):
         """What each discriminator makes of pictures [B,C,S,S] made from [B,C',S,S]: maps of its layers, then scores."""
         both, found = torch.cat([source, image.to(source.dtype)], 1), []
         for discriminator in self.discriminators:
+            assert isinstance(discriminator, PatchDiscriminator)
             found.append(discriminator.features(both))
             both = halved(both)
         return found
