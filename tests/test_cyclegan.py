@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import tiny_batch, tiny_model, tiny_state
+from conftest import tiny_batch, tiny_data, tiny_model, tiny_run, tiny_state
 from tasvir.config import OptimizerConfig, Pictures, Refused
 from tasvir.core import Batch
+from tasvir.data.batches import Batches, to_float
 from tasvir.losses.games import GameConfig
+from tasvir.metrics.watch import Watch
 from tasvir.models import recipe
 from tasvir.models.translation.cyclegan import CycleGAN, CycleGANConfig, Pool
 from tasvir.nn.translators import ResNetGenerator
+from tasvir.training.loop import as_two_sets, train
 from tasvir.training.optimizers import learning_rate
 
 
@@ -22,6 +25,49 @@ def test_late_linear_stays_for_half_of_the_steps_and_then_falls_to_zero() -> Non
     config = OptimizerConfig(learning_rate=2.0, schedule="late-linear")
     assert [learning_rate(config, step, 100) for step in (0, 49, 50)] == [2.0, 2.0, 2.0]
     assert [learning_rate(config, step, 100) for step in (60, 75, 99, 100)] == pytest.approx([1.6, 1.0, 0.04, 0.0])
+
+
+def test_late_tenth_is_a_tenth_in_the_second_half() -> None:
+    config = OptimizerConfig(learning_rate=2.0, schedule="late-tenth", warmup=10)
+    assert [learning_rate(config, step, 110) for step in (4, 10, 59, 60, 109)] == pytest.approx([1, 2, 2, 0.2, 0.2])
+    assert recipe("srgan").config.generator.schedule == recipe("srgan").config.discriminator.schedule == "late-tenth"
+
+
+def test_sources_made_of_pictures_are_of_other_pictures() -> None:
+    """Trained on as two sets, masked sources are those of pictures drawn and mirrored on their own."""
+    data = tiny_data(8, "pix2pix")
+    settings = replace(data.settings, derive="masked", mask=0.3, flip=True)
+    plain = replace(data, settings=settings, train=replace(data.train, sources=None))
+    matched, apart = (Batches(one, 8, 3, "cpu") for one in (plain, as_two_sets(plain)))
+    sources = set()
+    for step in range(40):
+        batch, pair = apart[step], matched[step]
+        assert batch.source is not None and pair.source is not None
+        assert torch.equal(batch.image, pair.image), "the pictures are the same"
+        shown = apart.split.images[apart.source_indices(step)]
+        hole = batch.source == 0
+        straight = to_float(torch.from_numpy(shown))
+        for made, one, gap in zip(batch.source, straight, hole, strict=True):
+            assert any(torch.equal(made.where(~gap, 0), way.where(~gap, 0)) for way in (one, one.flip(2)))
+        assert torch.equal(pair.source.where(pair.source != 0, pair.image), pair.image)
+        sources |= set(apart.source_indices(step).tolist())
+        assert apart.indices(step).tolist() != apart.source_indices(step).tolist()
+    assert sources == set(range(len(plain.train))), "all are seen"
+
+
+def test_unmatched_sets_are_measured_while_training(tmp_path: Path) -> None:
+    """What tells the best checkpoint needs no pairs."""
+    settings = {"evaluate_every": 1, "evaluate_features": "pixels", "evaluate_number": 8}
+    run, data = tiny_run("cyclegan", tmp_path / "run", steps=1, **settings)
+    data = as_two_sets(data)
+    assert train(run, data, measure=Watch(run, data)) == "done"
+    assert {line["metric"] for line in run.lines("measurements.jsonl")} >= {"frechet"} and run.best()
+
+
+def test_accepted_sizes_can_be_trained_with_the_usual_patch() -> None:
+    for size in (16, 20):
+        model = CycleGAN(CycleGANConfig(width=1, blocks=1), Pictures(1, size, (), Pictures(1, size)))
+        assert len(list(model.turns(tiny_batch(size, 1, "cyclegan"), 0))) == 2
 
 
 def _pictures(number: int, first: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from tasvir.nn.dropout import NoiseDropout
 from tasvir.nn.patches import PatchDiscriminator, halvings_for
 from tasvir.nn.unets import Doubling, Halving, UNet
 from tasvir.training import optimizers
+from tasvir.training.health import Health
 from tasvir.training.loop import train
 from tasvir.training.precision import LossScale
 
@@ -185,9 +186,13 @@ def test_what_is_left_out_is_left_out() -> None:
     )
 
 
-def test_a_patch_larger_than_the_picture_is_refused() -> None:
-    with pytest.raises(Refused, match="patches of 70 px needs pictures of 24 px or more, and these are of 16 px"):
-        halvings_for(70, 16)
+def test_a_patch_larger_than_the_picture_is_as_large_as_it_can_be() -> None:
+    assert [halvings_for(70, size) for size in (4, 8, 16, 20, 24, 64)] == [0, 1, 2, 2, 3, 3]
+    for size in (8, 16):
+        assert Pix2Pix.accepts(size)
+        model = Pix2Pix(Pix2PixConfig(width=2), Pictures(1, size, (), Pictures(1, size)))
+        zeros = torch.zeros(1, 1, size, size)
+        assert torch.isfinite(model.judge(zeros, zeros)).all()
     assert [halvings_for("whole", size) for size in (8, 32, 64, 256, 512)] == [1, 2, 3, 5, 6]
 
 
@@ -201,6 +206,21 @@ def test_only_the_hole_of_an_inpainted_picture_is_new() -> None:
         assert hole[source == 0].all() and hole.float().mean() < 0.3
         assert torch.equal(made * ~hole, given * ~hole)
         assert (made != given)[hole].float().mean() > 0.9
+
+
+def test_sources_without_a_hole_are_told() -> None:
+    model, batch = tiny_model("inpaint"), tiny_batch(8, 4, "inpaint")
+    assert batch.source is not None
+
+    def said() -> tuple[float, list[str]]:
+        *_, turn = model.turns(batch, 0)
+        return float(turn.watch["hole"]), Health().check({"generator/hole": float(turn.watch["hole"])})
+
+    share, sentences = said()
+    assert share >= 0.25 and not sentences
+    batch.source = torch.ones_like(batch.source)
+    share, sentences = said()
+    assert share == 0 and "No source has a hole" in sentences[0]
 
 
 def test_a_run_without_a_discriminator_trains_and_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """pix2pixHD: what its discriminators see, feature matching, coarse to fine."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from conftest import tiny_model
-from tasvir.config import Pictures, Refused
+from tasvir.blending import axis
+from tasvir.config import Pictures
 from tasvir.core import Batch
 from tasvir.models import recipe
 from tasvir.models.translation.pix2pixhd import Pix2PixHD, feature_distance
@@ -47,7 +49,7 @@ def test_feature_matching_is_equation_4_and_teaches_only_the_generator() -> None
     with pytest.raises(RuntimeError, match="does not require grad"):
         feature_distance(real[0], [f.detach() for f in fake[0]]).backward()
     turn = next(iter(model.turns(batch, 0)))
-    assert set(turn.terms) == {"game", "features"}
+    assert set(turn.terms) == {"game", "feature_matching"}
     sum(turn.terms.values()).backward(inputs=model.players()[turn.player].parameters())  # type: ignore[union-attr]
     assert all(p.grad is None for p in model.discriminators.parameters())
 
@@ -64,8 +66,26 @@ def test_the_global_network_and_the_enhancer_both_make_the_picture() -> None:
         assert not torch.allclose(generator.picture(generator.leave(local)), whole, atol=1e-3)
 
 
-def test_small_pictures_and_other_sizes_are_refused() -> None:
+def test_small_sources_are_padded() -> None:
+    """Of 20×70 px by a network that halves twice and reflects at borders: 8 px at least, and multiples of 4."""
+    model = _model()
+    assert (model.stride, model.least) == (4, 8)
+    for least in (model.least, model.least - model.stride):
+        with pytest.raises(RuntimeError) if least < model.least else nullcontext(), torch.no_grad():
+            model.translate(torch.zeros(1, 3, least, 12))
+    assert axis(3, 12, 0, model.stride, model.least).padded == 8
+    assert axis(9, 12, 0, model.stride, model.least).padded == 12
+
+
+def test_compiled_discriminators_are_called_by_their_forward() -> None:
+    model, batch, calls = _model(), _batch(), []
+    model.discriminators.register_forward_hook(lambda *_: calls.append(1))
+    list(model.turns(batch, 0))
+    assert len(calls) == 3 and [p.networks for p in model.players().values()][1] == (model.discriminators,)
+
+
+def test_sizes_that_are_accepted_can_be_trained_with_the_usual_patch() -> None:
     assert [size for size in range(4, 200) if Pix2PixHD.accepts(size)] == [64, 96, 128, 160, 192]
     assert Pix2PixHD.accepts(512) and Pix2PixHD.accepts(1024)
-    with pytest.raises(Refused, match="set --model.patch to 16"):
-        Pix2PixHD(replace(recipe("pix2pixhd").tiny, patch=70), Pictures(3, 64, (), Pictures(3, 64)))
+    model = Pix2PixHD(replace(recipe("pix2pixhd").tiny, patch=70), Pictures(3, 64, (), Pictures(3, 64)))
+    assert len(list(model.turns(_batch(), 0))) == 2

@@ -1,6 +1,7 @@
 """What VGG-19 sees, and style transfer by it; with random weights."""
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from tasvir.config import Refused, StyleConfig
 from tasvir.data.colors import lightness, rgb_to_lab
 from tasvir.losses import perceptual
 from tasvir.losses.perceptual import VGG, Features, VGGConfig, feature_distance, gram
-from tasvir.styling import Styled, blend, colored, in_grey, stylize, total_variation
+from tasvir.styling import Styled, blend, chosen, colored, in_grey, stages, stylize, total_variation
 
-SMALL = StyleConfig(content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1"), steps=8)
+SMALL = StyleConfig(
+    content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1"), steps=8, sizes=2, total_variation=0
+)
 
 
 def drawn(seed: int, height: int = 24, width: int = 20) -> Tensor:
@@ -29,7 +32,7 @@ def drawn(seed: int, height: int = 24, width: int = 20) -> Tensor:
 
 
 def seen(settings: StyleConfig = SMALL) -> Features:
-    return Features((*settings.content_layers, *settings.style_layers), "random", "average")
+    return Features((layer for layers in chosen(settings, True) for layer in layers), "random", "average")
 
 
 def styled(content: Tensor, styles: list[Tensor], settings: StyleConfig = SMALL) -> Styled:
@@ -91,17 +94,27 @@ class TestFeatures:
             with pytest.raises(Refused, match=f"no layer '{name}'; there are conv and relu 1_1 to 1_2, 2_1 to 2_2"):
                 Features((name,), "random")
 
-    def test_normalized_channels_are_one_on_the_mean_and_otherwise_what_they_were(self) -> None:
-        plain, scaled = (Features(("relu1_2", "relu3_1"), "random", "average") for _ in range(2))
+    def test_normalized_channels_are_one_on_the_mean_and_otherwise_what_they_were(
+        self, theirs: tuple[nn.Module, Path]
+    ) -> None:
+        plain, scaled = (Features(("relu1_2", "relu3_1"), theirs[1], "average") for _ in range(2))
         images = [drawn(1), drawn(2, 16, 32)]
         scaled.normalize(images)
         for name, values in scaled(images[0]).items():
             both = torch.stack([scaled(image)[name].mean((0, 2, 3)) for image in images]).mean(0)
             assert (both <= 1.0001).all()
-            assert ((both - 1).abs() < 1e-4).float().mean() > 0.75  # the others are rare
+            assert ((both - 1).abs() < 1e-4).float().mean() > 0.5  # the others are rare
             before = plain(images[0])[name]
             ratio = values.sum((0, 2, 3)) / before.sum((0, 2, 3)).clamp(min=1e-9)
             torch.testing.assert_close(values, before * ratio[:, None, None], rtol=1e-3, atol=1e-3)
+
+    def test_normalized_random_channels_are_active_half_of_the_time_and_differ_in_every_layer(self) -> None:
+        features, images = Features(("relu1_1", "relu3_1", "relu5_1"), "random", "average"), [drawn(1, 64, 64)] * 2
+        features.normalize(images)
+        for values in features(images[0]).values():
+            assert (values.mean((0, 2, 3)) - 1).abs().max() < 1e-3
+            assert 0.35 < (values > 0).float().mean() < 0.65
+            assert 0.7 < values.std((0, 2, 3)).median() < 1.8
 
 
 class TestHeld:
@@ -146,8 +159,8 @@ class TestGram:
 class TestStylize:
     def test_of_a_picture_with_itself_is_zero(self) -> None:
         found = styled(drawn(1), [drawn(1)])
-        assert found.losses["content"] == found.losses["style"] == 0
-        assert found.image.equal(drawn(1))
+        assert found.losses["content"] + found.losses["style"] < 1e-9
+        torch.testing.assert_close(found.image, drawn(1), atol=1e-5, rtol=0)
 
     @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
     @pytest.mark.parametrize("start", ["content", "noise", "style"])
@@ -187,10 +200,52 @@ class TestStylize:
         assert inside.float().mean() > 0.5
         off = (rgb_to_lab(found.image) - rgb_to_lab(content))[:, 1:].abs().amax(1)
         assert off[inside].max() < 0.05
-        assert (lightness(found.image) - lightness(content)).abs().mean() > 1
+        assert (lightness(found.image) - lightness(content)).abs().mean() > 0.2
         torch.testing.assert_close(
             lightness(in_grey(content).expand(-1, 3, -1, -1)), lightness(content), atol=0.01, rtol=0
         )
+
+    def test_the_lightness_of_a_style_is_matched_to_the_contents(self) -> None:
+        style, content = drawn(2), drawn(1) * 0.4
+        light, wanted = (lightness(image) for image in (in_grey(style, content).expand(-1, 3, -1, -1), content))
+        assert float(light.mean()) == pytest.approx(float(wanted.mean()), abs=0.05)
+        assert float(light.std()) == pytest.approx(float(wanted.std()), rel=0.01)
+        given = torch.stack([light, lightness(style)]).flatten(1)
+        assert torch.corrcoef(given)[0, 1] > 0.999
+        flat = in_grey(torch.full((1, 3, 4, 4), 0.9), content)
+        assert float(lightness(flat.expand(-1, 3, -1, -1)).mean()) == pytest.approx(float(wanted.mean()), abs=0.5)
+
+    @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+    @pytest.mark.parametrize("kept", [False, True])
+    def test_losses_told_are_those_of_the_image_and_every_picture_is_in_range(self, kept: bool, optimizer: str) -> None:
+        settings = replace(SMALL, keep_colors=kept, optimizer=optimizer, style_weight=1e4, learning_rate=0.5)
+        content, style = drawn(1).sign(), drawn(2).sign()
+        ways: list[Tensor] = []
+        features, shares = seen(settings), []
+
+        def watch(_: int, share: float, __: object, picture: Callable[[], Tensor]) -> None:
+            ways.append(picture())
+            shares.append(share)
+
+        found = stylize(content, [style], settings, features, watch)
+        assert torch.stack([found.image, *ways]).abs().max() <= 1
+        assert shares == pytest.approx([n / 20 for n in (1, 2, 3, 4, 8, 12, 16, 20)])  # the first four at half the size
+        image, *pictures = (
+            [in_grey(found.image), in_grey(content), in_grey(style, content)] if kept else [found.image, content, style]
+        )
+        again = seen(settings).normalize(pictures)
+        made, first, wanted = (again(picture) for picture in (image, *pictures))
+        grams = [(gram(made[name]) - gram(wanted[name])).square().mean() / 4 for name in chosen(settings, True)[1]]
+        assert found.losses["style"] == pytest.approx(1e4 * float(torch.stack(grams).mean()), rel=1e-3)
+        assert found.losses["content"] == pytest.approx(
+            float((made["relu2_1"] - first["relu2_1"]).square().mean()), rel=1e-3
+        )
+
+    def test_sizes_grow_to_the_full_one(self) -> None:
+        assert stages(200, 16, StyleConfig(steps=10, sizes=3)) == [(4, 3), (2, 3), (1, 4)]
+        assert stages(40, 16, StyleConfig(steps=10, sizes=3)) == [(2, 5), (1, 5)]
+        assert stages(16, 16, StyleConfig(steps=10, sizes=3)) == [(1, 10)]
+        assert stages(99, 16, StyleConfig(steps=1)) == [(1, 1)]
 
     def test_total_variation_smooths(self) -> None:
         rough, smooth = (styled(drawn(1), [drawn(2)], replace(SMALL, total_variation=by)).image for by in (0.0, 300.0))
@@ -264,7 +319,7 @@ class TestCommand:
         [
             (("--out", "x.tif"), "end it in .png, .jpg"),
             (("--out", "x.png", "--weights", "absent.pth"), "absent.pth cannot be read"),
-            (("--out", "x.png", "--size", "4"), "relu5_1 of VGG-19 sees pictures from 16 px, not 4×2"),
+            (("--out", "x.png", "--size", "4"), "relu3_1 of VGG-19 sees pictures from 4 px, not 4×2"),
             (("--out", "x.png", "--style-layers", "conv9"), "no layer 'conv9'"),
             (("absent.png", "--out", "x.png"), "absent.png cannot be read: No such file"),
         ],

@@ -13,8 +13,10 @@ from torch.nn.functional import interpolate
 from conftest import tiny_batch, tiny_run
 from tasvir.cli import main
 from tasvir.commands.stages import built
+from tasvir.commands.training import Train
 from tasvir.config import DataConfig, Pictures, Refused, RunConfig, TrainConfig
 from tasvir.core import Batch, Noise
+from tasvir.data import Dataset, load
 from tasvir.data.derive import low_resolution
 from tasvir.losses.games import GAMES, GameConfig
 from tasvir.losses.perceptual import VGGConfig
@@ -178,6 +180,25 @@ def test_it_can_begin_with_a_network_that_was_not_trained(tmp_path: Path) -> Non
     assert run.latest().step == 3
 
 
+def test_a_run_of_another_scale_gives_its_scale_or_is_refused(tmp_path: Path) -> None:
+    config = RunConfig("srresnet", 0, DataConfig(derive="low-resolution", scale=2), TrainConfig(), TINY)
+    below = Run(tmp_path / "below", config, pictures(32, 2, 1), {})
+    below.create()
+    train(replace(below, config=replace(config, train=TrainConfig(steps=0, tensorboard=False))), _digits(2))
+    words = ["train", "srgan", "--data", "digits", "--data.limit", "40", "--on", str(below.folder)]
+    words += ["--model.width", "2", "--model.dense", "4", "--model.content", "pixels", "--train.no-tensorboard"]
+    words += ["--train.steps", "1", "--train.batch-size", "4", "--out", str(tmp_path / "run")]
+    with pytest.raises(Refused, match=r"from sources of 8 px in grey: set --data.scale 2\."):
+        Train.from_words([*words[1:], "--data.scale", "4"])()
+    assert not (tmp_path / "run").exists()
+    _command(*words)
+    assert Run.open(tmp_path / "run").config.data.scale == 2 and Run.open(tmp_path / "run").pictures.size == 32
+
+
+def _digits(scale: int) -> Dataset:
+    return load(DataConfig(source=("digits",), size=32, limit=40, derive="low-resolution", scale=scale))  # type: ignore[arg-type]
+
+
 def _command(*words: str) -> None:
     with pytest.raises(SystemExit) as done:
         main(list(words))
@@ -237,6 +258,15 @@ def test_content_is_seen_by_vgg_which_is_in_no_checkpoint(before: bool) -> None:
     assert made.grad is not None and made.grad.abs().sum() > 0
     assert not [name for name in model.state_dict() if "vgg" in name]
     assert parameters(model) == parameters(model_of(recipe("srgan").tiny))
+
+
+def test_content_is_as_exact_under_autocast() -> None:
+    config = replace(recipe("srgan").tiny, content="vgg54", vgg=VGGConfig("random"))
+    model, batch = model_of(config), random_batch(pictures())
+    made = batch.image + 1e-3 * torch.randn_like(batch.image)
+    exact = model.content(made, batch.image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.content(made, batch.image), exact)
 
 
 def test_batch_norm_of_the_discriminator_is_the_same_in_both_layouts() -> None:

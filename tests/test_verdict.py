@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import tiny_run
+from conftest import size_for, tiny_batch, tiny_model, tiny_run
 from tasvir.commands.stages import _watch
 from tasvir.commands.training import Train
 from tasvir.config import DataConfig, OptimizerConfig, Pictures, RunConfig
 from tasvir.losses.games import GameConfig
 from tasvir.metrics.conditional import at_chance
 from tasvir.metrics.watch import Watch
-from tasvir.models import RECIPES, build, recipe
+from tasvir.models import RECIPES, build, recipe, usual_foundation
 from tasvir.report.compare import compare
 from tasvir.report.page import report
 from tasvir.runs import Run, append
 from tasvir.training.cures import REMEDIES, cures
 from tasvir.training.health import class_response, class_share
 from tasvir.training.loop import train
-from tasvir.training.verdict import FEWEST, POINT, PREFIX, TROUBLE, Referee, judged, swings
+from tasvir.training.verdict import FEWEST, POINT, PREFIX, TERMS, TROUBLE, Referee, judged, swings
 
 ADVERSARIAL = [name for name, module in RECIPES.items() if module.startswith("adversarial.")]
 HEALTHY = {
@@ -254,6 +254,22 @@ def test_cured_settings_can_be_built(name: str, tmp_path: Path) -> None:
     for verdict in TROUBLE:
         for cure in cures(run, verdict):
             build(name, Train.from_words(shlex.split(cure.command)[2:]).model, Pictures(1, 8))
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if RECIPES[name].startswith("translation.")])
+def test_what_a_translating_generator_is_told_is_known_and_has_a_cure(name: str, tmp_path: Path) -> None:
+    if not hasattr(recipe(name).tiny, "game"):
+        return
+    told = set()
+    for turn in tiny_model(name).turns(tiny_batch(size_for(name), 2, name), 0):
+        told |= {term for term in turn.terms if turn.player.startswith("generator")} - {"game"}
+    assert told and told <= set(TERMS)
+    kind = recipe(name)
+    foundation = usual_foundation(name)
+    config = RunConfig(name, 0, DataConfig(), kind.train, kind.config, foundation)
+    words = [" ".join(cure.words) for cure in cures(Run(tmp_path, config, Pictures(3, 64), {}), "discriminator won")]
+    less = f"--model.adversarial {kind.config.adversarial / 2}"
+    assert (words[0] == less) == name.endswith("rgan") or name == "cyclegan"
 
 
 def test_what_is_so_already_is_no_cure(tmp_path: Path) -> None:

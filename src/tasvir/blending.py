@@ -52,14 +52,14 @@ class Axis:
         return torch.from_numpy(found).float()
 
 
-def axis(length: int, tile: int, overlap: int, stride: int = 1) -> Axis:
+def axis(length: int, tile: int, overlap: int, stride: int = 1, least: int = 1) -> Axis:
     """Tiles of at most `tile` pixels, a multiple of `stride`, that share at least `overlap` with the next.
 
     Where strides allow it they begin at multiples of it, so that a network gives all of them the same answer. What is
-    no longer than a tile is one, padded to a multiple of the stride.
+    no longer than a tile is one, padded to a multiple of the stride, and to `least` at least.
     """
     if length <= tile:
-        padded = -(-length // stride) * stride
+        padded = -(-max(length, least) // stride) * stride
         return Axis(length, padded, padded, 0, (0,))
     step = stride if 2 * stride <= overlap else 1
     padded = -(-length // step) * step

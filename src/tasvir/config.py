@@ -64,9 +64,9 @@ class OptimizerConfig:
     weight_decay: NonNegative = 0.0
     warmup: CountOrZero = 0
     """Steps over which the learning rate rises linearly from zero."""
-    schedule: Literal["constant", "linear", "late-linear", "cosine"] = "constant"
+    schedule: Literal["constant", "linear", "late-linear", "late-tenth", "cosine"] = "constant"
     """What the learning rate does after the warmup: stays, or falls to zero at the last step; late-linear stays for the
-    first half of the steps."""
+    first half of the steps, and late-tenth is a tenth in the second half."""
     clip: NonNegative = 0.0
     """Largest norm of the player's gradient; 0 leaves it as it is."""
 
@@ -90,8 +90,8 @@ class TrainConfig:
     log_every: Count = 50
     """Steps between lines of the log."""
     sample_every: CountOrZero | Literal["epoch"] = 500
-    """Draw the same pictures again every so many steps, or after each `epoch`, once all pictures were seen; 0 draws
-    none."""
+    """Draw the same pictures again every so many steps, or after each `epoch`, once all pictures were seen, which is
+    at least 100 steps, and `checkpoint_every` where they are streamed; 0 draws none."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
     keep: Count = 2
@@ -177,16 +177,17 @@ class DataConfig:
 class StyleConfig:
     """What a picture is optimized for in style transfer, and how."""
 
-    content_layers: tuple[str, ...] = ("relu4_2",)
-    """Layers of VGG-19 whose features are to be the content's."""
-    style_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-    """Layers whose Gram matrices are to be the style's, all as important."""
+    content_layers: tuple[str, ...] | None = None
+    """Layers of VGG-19 whose features are to be the content's; left out, relu4_2, or relu3_1 of random weights."""
+    style_layers: tuple[str, ...] | None = None
+    """Layers whose Gram matrices are to be the style's, all as important; left out, relu1_1, relu2_1, relu3_1, relu4_1
+    and relu5_1, or the first three of random weights."""
     content_weight: NonNegative = 1.0
     style_weight: NonNegative = 10.0
     style_weights: tuple[NonNegative, ...] | None = None
     """Of several styles, one each; left out, all are as important."""
-    total_variation: NonNegative = 0.0
-    """Weight of differences between neighbouring pixels, which smooths."""
+    total_variation: NonNegative = 5.0
+    """Weight of differences between neighbouring pixels, which smooths; 0 is the paper's."""
     keep_colors: bool = False
     """Only lightness is transferred, and the content's colours stay (Gatys et al. 2016, arXiv 1606.05897)."""
     start: Literal["content", "noise", "style"] = "content"
@@ -197,6 +198,9 @@ class StyleConfig:
     """Of Adam."""
     steps: Count = 200
     """Times that the picture is looked at."""
+    sizes: Count = 3
+    """How many sizes share the steps, each twice the last: at the first structure is found, and sooner; 1 is the
+    paper's."""
     seed: Seed = 0
     """Of the noise."""
 

@@ -57,12 +57,20 @@ class Way:
     scale: int
     size: int
     """Height and width of what it was trained on, in px."""
+    least: int = 1
+    """Height and width of the smallest source, in px; smaller ones are padded."""
 
 
 def _forth(model: Any, pictures: Pictures) -> Way:
     assert pictures.source is not None
     return Way(
-        model.translate, pictures.source.channels, pictures.channels, model.stride, model.scale, pictures.source.size
+        model.translate,
+        pictures.source.channels,
+        pictures.channels,
+        model.stride,
+        model.scale,
+        pictures.source.size,
+        getattr(model, "least", 1),
     )
 
 
@@ -75,6 +83,7 @@ def _back(model: Any, pictures: Pictures) -> Way:
         model.stride,
         scale=1,
         size=pictures.size,
+        least=getattr(model, "least", 1),
     )
 
 
@@ -110,14 +119,14 @@ class Translator:
         """How a source of this size is cut, down and across."""
         way = self.way
         deep = way.stride >= DEEP
-        tile, padded = self.tile, [-(-length // way.stride) * way.stride for length in (height, width)]
+        tile, padded = self.tile, [-(-max(length, way.least) // way.stride) * way.stride for length in (height, width)]
         if tile is None:
             most = 4 * (way.size * way.scale) ** 2 if deep else PIECE
             usual = way.size if deep else int(PIECE**0.5) // way.scale
             tile = 0 if padded[0] * padded[1] * way.scale**2 <= most else usual
-        tile = -(-tile // way.stride) * way.stride or max(padded)
+        tile = -(-max(tile, way.least) // way.stride) * way.stride if tile else max(padded)
         overlap = tile // 2 if deep else min(tile // 2, max(tile // 8, LEAST_OVERLAP))
-        return axis(height, tile, overlap, way.stride), axis(width, tile, overlap, way.stride)
+        return axis(height, tile, overlap, way.stride, way.least), axis(width, tile, overlap, way.stride, way.least)
 
     def tiles(self, source: np.ndarray) -> int:
         """How many tiles a source uint8 [H,W,C'] is cut into."""

@@ -63,7 +63,7 @@ class Style(StyleConfig):
         from tasvir import pictures
         from tasvir.data.batches import to_float, to_uint8
         from tasvir.losses.perceptual import Features
-        from tasvir.styling import stylize
+        from tasvir.styling import chosen, stylize
         from tasvir.training.precision import choose_device
 
         if not self.styles:
@@ -79,15 +79,17 @@ class Style(StyleConfig):
         pixels = content.width * content.height
         styles = [_read(path)[0] for path in self.styles]
         styles = [_scaled(one, self.style_scale * math.sqrt(pixels / (one.width * one.height))) for one in styles]
-        layers = (*self.content_layers, *self.style_layers)
-        features = Features(layers, self.weights, "average", "Style transfer", INSTEAD).to(device)
+        content_layers, style_layers = chosen(self, self.weights == "random")
+        features = Features((*content_layers, *style_layers), self.weights, "average", "Style transfer", INSTEAD).to(
+            device
+        )
         if features.note:
             print(features.note, file=sys.stderr)
         frames: list[np.ndarray] = []
         line = _Line(self.steps)
 
-        def watch(step: int, losses: Mapping[str, float], picture: Callable[[], "Tensor"]) -> None:
-            line.update(step, losses)
+        def watch(step: int, share: float, losses: Mapping[str, float], picture: Callable[[], "Tensor"]) -> None:
+            line.update(step, share, losses)
             if self.progress is not None and (step == 1 or step % self.every == 0):
                 frames.append(to_uint8(picture()))
 
@@ -152,10 +154,10 @@ class _Line:
         self.steps, self.begun, self.live = steps, time.monotonic(), sys.stderr.isatty()
         self.width = 0
 
-    def update(self, step: int, losses: Mapping[str, float]) -> None:
+    def update(self, step: int, share: float, losses: Mapping[str, float]) -> None:
         if not self.live and step != self.steps and step % max(1, self.steps // LINES):
             return
-        left = (time.monotonic() - self.begun) / step * (self.steps - step)
+        left = (time.monotonic() - self.begun) * (1 / share - 1)
         told = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
         line = f"step {step}/{self.steps}  {int(left) // 60}:{int(left) % 60:02} left  {told}"
         print(

@@ -93,8 +93,8 @@ class Train:
             check_vacant(out)
         else:
             processes.wait()
-        if below is not None and data.size is None:
-            data = replace(data, size=below.pictures.size)
+        if below is not None:
+            data = _as_below(data, below.pictures, self.asked)
         if data.size is not None and not kind.accepts(data.size):
             raise Refused(f"{self.recipe} takes pictures of {kind.sizes}, not {data.size} px: set --data.size.")
         try:
@@ -107,7 +107,7 @@ class Train:
         if below is not None and _shape(below.pictures) != _shape(dataset.pictures):
             raise Refused(
                 f"{self.on} was trained on pictures of {_shape_words(below.pictures)}, and these are of "
-                f"{_shape_words(dataset.pictures)}: set {_to_agree(below.pictures, dataset.pictures)}."
+                f"{_shape_words(dataset.pictures)}: {_to_agree(below.pictures, dataset.pictures, data)}."
             )
         run = Run(out, self._config(data, below), dataset.pictures, dataset.description)
         stages = [(run, built(run))]
@@ -174,19 +174,37 @@ def _anywhere(data: DataConfig) -> DataConfig:
     return replace(data, source=tuple(map(whole, data.source)), root=data.root and absolute(str(data.root)))
 
 
-def _shape(pictures: Pictures) -> tuple[int, int]:
-    return pictures.size, pictures.channels
+def _as_below(data: DataConfig, pictures: Pictures, asked: tuple[str, ...]) -> DataConfig:
+    """The settings with the size and the scale of the run below, where they were not asked for."""
+    if "size" not in asked:
+        data = replace(data, size=pictures.size)
+    scale: Any = _scale(pictures)
+    if data.derive == "low-resolution" and "scale" not in asked and scale in (2, 3, 4):
+        data = replace(data, scale=scale)
+    return data
+
+
+def _scale(pictures: Pictures) -> int:
+    return 1 if pictures.source is None else pictures.size // pictures.source.size
+
+
+def _shape(pictures: Pictures | None) -> tuple[Any, ...]:
+    return () if pictures is None else (pictures.size, pictures.channels, _shape(pictures.source))
 
 
 def _shape_words(pictures: Pictures) -> str:
-    return f"{pictures.size} px in {'grey' if pictures.channels == 1 else 'colour'}"
+    words = f"{pictures.size} px in {'grey' if pictures.channels == 1 else 'colour'}"
+    return words if pictures.source is None else f"{words} from sources of {_shape_words(pictures.source)}"
 
 
-def _to_agree(wanted: Pictures, given: Pictures) -> str:
-    """The settings that make pictures like the wanted ones."""
+def _to_agree(wanted: Pictures, given: Pictures, data: DataConfig) -> str:
+    """What makes pictures like the wanted ones."""
     size = [f"--data.size {wanted.size}"] if wanted.size != given.size else []
     color = [f"--data.color {'grey' if wanted.channels == 1 else 'rgb'}"] if wanted.channels != given.channels else []
-    return " and ".join(size + color)
+    derived = data.derive == "low-resolution" and _scale(wanted) != _scale(given)
+    scale = [f"--data.scale {_scale(wanted)}"] if derived else []
+    found = " and ".join(size + color + scale)
+    return f"set {found}" if found else "take pictures with sources like those"
 
 
 def _train_kind(config: type, below: type | None) -> type[Train]:

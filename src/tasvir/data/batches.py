@@ -129,7 +129,10 @@ def stream(
 
 @dataclass
 class FromShards:
-    """Like `Batches`, for sets that are read from shards as training goes."""
+    """Like `Batches`, for sets that are read from shards as training goes.
+
+    Where sources and pictures are to be two sets, sources are still made of the pictures beside them.
+    """
 
     dataset: Dataset
     batch_size: int
@@ -175,6 +178,7 @@ class _Read:
     """[batch_size,H,W,C] uint8; or already [batch_size,C,H,W] float in [-1,1], where nothing moves them."""
     label: Tensor | None
     source: Tensor | None
+    """The same; of unmatched sets whose sources are made in batches, the pictures that they are made of."""
     labelled: tuple[Tensor, Tensor] | None = None
     """8-bit pictures [batch_size,H,W,C] that keep their class, and that."""
 
@@ -185,7 +189,8 @@ class Batches:
     The stream is one permutation of the training pictures after another. Step `s` takes the `batch_size * processes`
     pictures from position `s * batch_size * processes` on, and each rank its share: two processes together see what
     one with twice the batch sees, augmentation and dynamic binarization included. Sources of unmatched sets have a
-    stream of their own, and so have the pictures that keep their class where only some do.
+    stream of their own, also those that are made of pictures, and so have the pictures that keep their class where
+    only some do.
     """
 
     def __init__(
@@ -242,10 +247,11 @@ class Batches:
         return self._shuffled(step, len(self.split), SHUFFLE)
 
     def source_indices(self, step: int) -> np.ndarray:
-        """[batch_size] int64: which sources are in the batch, for sets that have them stored."""
-        if self.matched or self.split.sources is None:
+        """[batch_size] int64: which sources are in the batch; where these are made of pictures, of which."""
+        if self.matched:
             return self.indices(step)
-        return self._shuffled(step, len(self.split.sources), SHUFFLE_SOURCES)
+        stored = self.split.sources
+        return self._shuffled(step, len(self.split if stored is None else stored), SHUFFLE_SOURCES)
 
     def labelled_indices(self, step: int) -> np.ndarray:
         """[batch_size] int64: which of the training pictures that keep their class stand beside the batch."""
@@ -282,8 +288,9 @@ class Batches:
         elif labels is not None:
             few = self.labelled_indices(step)
             known = self._ready(_gathered(self.shown, few)), self._ready(labels[few])
+        apart = not self.matched and _is_derived(self.settings)
         if self.images is None:
-            source = self.split.sources
+            source = self.shown if apart else self.split.sources
             pixels = self._ready(_gathered(self.shown, numbers))
             beside = None if source is None else self._ready(_gathered(source, self.source_indices(step)))
             return _Read(pixels, label, beside, known)
@@ -297,6 +304,11 @@ class Batches:
         beside = None
         if self.sources is not None:
             beside = self.sources.index_select(0, self._there(self.source_indices(step)))
+        elif apart:
+            others = self.source_indices(step)
+            if self.only_flip:
+                others = others + len(self.split) * self.draws(step, self.seed + OTHER_SEED).mirrored.numpy()
+            beside = self.images.index_select(0, self._there(others))
         return _Read(pixels, label, beside, known)
 
     def _ready(self, values: np.ndarray) -> Tensor:
@@ -321,9 +333,9 @@ class Batches:
             if draws is not None and not self.matched:
                 draws = self.draws(step, self.seed + OTHER_SEED).to(self.device)
             source = self._floats(read.source, draws)
-        elif _is_derived(self.settings):
+        if _is_derived(self.settings):
             drawn = derive.draws(self.settings, image.shape, self.seed, step, self.rank, self.processes)
-            source = derive.derived(self.settings, image, drawn)
+            source = derive.derived(self.settings, image if source is None else source, drawn)
         label = None if read.label is None else read.label.to(self.device, non_blocking=True)
         prepared = None
         if self.split.prepared is not None:

@@ -81,7 +81,8 @@ def layer_named(name: str) -> str:
 class Features(nn.Module):
     """VGG-19 up to the last of the layers asked for, frozen.
 
-    Takes [N,1 or 3,H,W] in [-1,1] and gives {name as asked for: [N,C,h,w]}. `pool` average in place of max is what
+    Takes [N,1 or 3,H,W] in [-1,1] and gives {name as asked for: [N,C,h,w]}, computed in float32, also under autocast:
+    with fewer bits what is deep is too coarse for differences. `pool` average in place of max is what
     Gatys et al. 2016 advise for synthesis. `weights` are as in `VGGConfig`. Raises `Refused` for weights that cannot be
     had, saying what needs them and what can be done `instead`, and for pictures smaller than `least` px.
     """
@@ -104,6 +105,7 @@ class Features(nn.Module):
         self.least = 2 ** sum(layer.kind == "pool" for layer in self.path)
         """Pixels of the shorter side that the poolings leave something of."""
         self.pool = pool
+        self.random = str(weights) == "random"
         self.note = ""
         """A sentence about weights that are not the published ones."""
         values = self._weights(str(weights), what, instead)
@@ -118,7 +120,11 @@ class Features(nn.Module):
     @torch.no_grad()
     def normalize(self, images: Iterable[Tensor]) -> "Features":
         """Scale each channel so that its mean activation over these pictures, [1,1 or 3,H,W] of any sizes, is one, and
-        the layer above so that it sees what it saw: layers become comparable (Gatys et al. 2016, section 2).
+        the layer above so that it sees what it saw: layers become comparable. Gatys et al. 2016 (section 2) do this
+        over ImageNet's pictures; here it is done over those at hand, so that losses of different ones do not compare.
+
+        Random weights get biases first that leave each channel active about half of the time: without, channels of
+        deep layers are almost constant, since what all pictures have in common grows from layer to layer.
 
         A channel that is active less than `RARE` as much as the others of its layer on the whole is scaled as they
         would be at `RARE`. Changes the network in place and returns it.
@@ -131,7 +137,12 @@ class Features(nn.Module):
             elif layer.kind == "conv":
                 weight, bias = self.weights[layer.name], self.biases[layer.name]
                 weight *= scale[:, None, None]
-                seen = [functional.conv2d(values, weight, bias, padding=1).relu_() for values in seen]
+                seen = [functional.conv2d(values, weight, bias, padding=1) for values in seen]
+                if self.random:
+                    middle = torch.stack([values.mean((0, 2, 3)) for values in seen]).mean(0)
+                    bias -= middle
+                    seen = [values - middle[:, None, None] for values in seen]
+                seen = [values.relu_() for values in seen]
                 scale = torch.stack([values.mean((0, 2, 3)) for values in seen]).mean(0)
                 scale = scale.clamp(min=max(RARE * float(scale.mean()), 1e-12))
                 weight /= scale[:, None, None, None]
@@ -170,6 +181,10 @@ class Features(nn.Module):
         return found
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(image.device.type, enabled=False):
+            return self._seen(image)
+
+    def _seen(self, image: Tensor) -> dict[str, Tensor]:
         wanted = set(self.layers.values())
         seen: dict[str, Tensor] = {}
         values = self._prepared(image)

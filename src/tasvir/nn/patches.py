@@ -1,12 +1,16 @@
 """Discriminators of patches (Isola et al. 2017, arXiv 1611.07004, section 3.2.2 and appendix 6.1.2)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from tasvir.config import Refused
 from tasvir.nn.convolutional import NORMS
+from tasvir.nn.translators import halved
 
 WIDEST = 8
 """How many times wider than its first layer the network becomes."""
+LEAST = 3
+"""Height and width of the maps that the last two convolutions of 4×4 still make a score of."""
 
 
 def field(halvings: int) -> int:
@@ -20,18 +24,13 @@ def field(halvings: int) -> int:
 def halvings_for(patch: int | str, size: int) -> int:
     """Halvings of a discriminator whose scores each see `patch` px, or the `whole` picture of `size` px; 0 for 1 px.
 
-    Raises `Refused` where the picture is too small for it.
+    Where the picture is too small for it, the most that leave a score: the largest patch that the picture can have.
     """
     if patch == 1:
         return 0
     wanted = size if patch == "whole" else int(patch)
     halvings = next(number for number in range(1, 12) if field(number) >= wanted)
-    if size >> halvings < 3:
-        raise Refused(
-            f"A discriminator of patches of {patch} px needs pictures of {3 << halvings} px or more, and these are of "
-            f"{size} px: set --model.patch to 16 or 1."
-        )
-    return halvings
+    return next((fewer for fewer in range(halvings, 0, -1) if size >> fewer >= LEAST), 0)
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -63,3 +62,19 @@ class PatchDiscriminator(nn.Sequential):
             if isinstance(layer, nn.LeakyReLU):
                 found.append(image)
         return [*found, image]
+
+
+class MultiScale(nn.ModuleList):
+    """Discriminators, each of which sees pictures half as large as the one before (Wang et al. 2018, arXiv 1711.11585,
+    section 3.2): [B,channels,H,W] → of each, its `features`."""
+
+    def __init__(self, channels: int, width: int, halvings: Sequence[int], norm: str):
+        super().__init__(PatchDiscriminator(channels, width, number, norm) for number in halvings)
+
+    def forward(self, image: Tensor) -> list[list[Tensor]]:
+        found = []
+        for level, discriminator in enumerate(self):
+            assert isinstance(discriminator, PatchDiscriminator)
+            image = halved(image) if level else image
+            found.append(discriminator.features(image))
+        return found

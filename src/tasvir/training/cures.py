@@ -93,8 +93,10 @@ def _told_apart(config: Any, usual: Any) -> Settings:
 
 
 def _weightier(config: Any, usual: Any) -> Settings:
-    """Twice the weight for what generated pictures are told to be; where that has none, half for the game."""
-    told = {name: 2 * getattr(config, name) for name in ("l1", "cycle") if getattr(config, name, 0)}
+    """Twice the weight for what generated pictures are told to be; half for the game, where that has none or is mostly
+    the content, whose weight is 1."""
+    names = () if hasattr(config, "content") else ("l1", "cycle", "feature_matching")
+    told = {name: 2 * getattr(config, name) for name in names if getattr(config, name, 0)}
     return told or {"adversarial": config.adversarial / 2}
 
 

@@ -50,6 +50,13 @@ RULES: tuple[Rule, ...] = (
         "Try longer training, or another learning rate.",
     ),
     Rule(
+        "hole",
+        lambda share: share == 0,
+        1,
+        "No source has a hole, a mid-grey part to be painted in, so nothing is learned. "
+        "Use plain pictures with --data.derive masked, or the recipe pix2pix.",
+    ),
+    Rule(
         "skipped",
         lambda updates: updates > 0,
         1,

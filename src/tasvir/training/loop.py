@@ -39,6 +39,8 @@ REAL = 1000
 """Real pictures, at most, from which it is told how much classes differ."""
 ACROSS = 1536
 """Px that pictures side by side take in a row, at most, unless a single group is wider."""
+FEWEST = 100
+"""Steps between showings after each epoch, at least: a tiny set would have thousands."""
 SOON = 5
 """Steps after which several processes notice that they were asked to stop."""
 
@@ -112,7 +114,9 @@ def showing(settings: TrainConfig, pictures: int) -> int:
     """Steps between showings, with so many training pictures (0 where they are streamed); 0 is never."""
     if settings.sample_every != "epoch":
         return settings.sample_every
-    return max(1, pictures // (settings.batch_size * processes.count())) if pictures else TrainConfig().checkpoint_every
+    if not pictures:
+        return settings.checkpoint_every
+    return max(FEWEST, pictures // (settings.batch_size * processes.count()))
 
 
 def _advance(state: State, batches: Batches | FromShards, keeper: "Keeper | None", asked: list[int]) -> str:

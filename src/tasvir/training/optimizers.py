@@ -21,6 +21,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
         "constant": lambda _: 1.0,
         "linear": lambda t: 1.0 - t,
         "late-linear": lambda t: min(1.0, 2.0 - 2.0 * t),  # Zhu et al. 2017, arXiv 1703.10593, section 4
+        "late-tenth": lambda t: 1.0 if t < 0.5 else 0.1,  # Ledig et al. 2017, arXiv 1609.04802, section 3.2
         "cosine": lambda t: 0.5 * (1.0 + math.cos(math.pi * t)),
     }
     return config.learning_rate * falls[config.schedule](progress)

@@ -90,7 +90,7 @@ class State:
             buffers = {f"model.{name}": buffer for name, buffer in self.model.named_buffers()}
             kept = {name: b for name, b in buffers.items() if b.is_floating_point() and name in weights}
             statistics = {name: buffer.clone() for name, buffer in kept.items()}
-            processes.settle(list(statistics.values()))  # of batch norm; what else is kept is the same everywhere
+            processes.settle(list(statistics.values()))  # the mean; what is not float is the writer's own
             weights |= statistics
         if not processes.is_writer():
             return None
@@ -167,7 +167,7 @@ def _fill(model: Model, tensors: dict[str, Tensor], prefix: str) -> None:
 
 WATCHED = (
     *("gradient_norm", "gradient_variance", "score", "won", "accuracy", "diversity"),
-    *("augmentation", "overfitting", "path_length"),
+    *("augmentation", "overfitting", "path_length", "hole"),
     *("active_units", "kl_per_dimension", "beta", "scale", "distortion", "effective_draws"),
     *("mse", "perplexity", "usage", "bits_per_dim", "bits_per_code", "latent_mean_square"),
 )

@@ -45,7 +45,7 @@ HEEDED = 0.5
 generator that heeds it cannot be below 1; MNIST's were 1.9 to 3.5 from step 500 on."""
 HEEDED_FROM = 1000
 """Step from which on the class, or the source, should be heeded."""
-TERMS = ("l1", "content", "cycle", "identity", "feature_matching", "perceptual")
+TERMS = ("l1", "content", "cycle", "identity", "feature_matching")
 """Losses of a generator that is told what its pictures should be, or what must be found again in them."""
 FALLING = 0.02
 """Share by which such a loss must have fallen, from one stretch of training to the next, to be called falling."""

@@ -11,11 +11,10 @@ from tasvir.config import Count, CountOrZero, NonNegative, OptimizerConfig, Pict
 from tasvir.core import Batch, Noise, Player, Recipe, Turn
 from tasvir.losses.games import GameConfig
 from tasvir.models.adversarial.gan import ADVERSARIAL, watched
-from tasvir.models.translation.translation import Translation, initialize, simple
+from tasvir.models.translation.translation import PLAYER, STEADY, Translation, initialize, simple
 from tasvir.nn.patches import PatchDiscriminator, halvings_for
 from tasvir.nn.translators import ResNetGenerator
 
-PLAYER = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), schedule="late-linear")
 HALVINGS = 2
 """Of both generators."""
 LARGE = 256
@@ -29,7 +28,7 @@ class CycleGANConfig:
     blocks: Count | None = None
     """Residual blocks of a generator; left out, 9 from 256 px on, else 6."""
     patch: Literal[1, 16, 70, "whole"] = 70
-    """Height and width in pixels of what one score of a discriminator sees."""
+    """Height and width in pixels of what one score of a discriminator sees; at most what the pictures allow."""
     cycle: NonNegative = 10.0
     """Weight of the absolute error of pictures that were translated and back again."""
     identity: NonNegative = 5.0
@@ -85,6 +84,7 @@ class CycleGAN(Translation):
     sizes = "a multiple of 4 from 16 px"
     unpaired = True
     stride = 2**HALVINGS
+    least = 2 * stride
 
     @staticmethod
     def accepts(size: int) -> bool:
@@ -179,16 +179,14 @@ def error(made: Tensor, wanted: Tensor) -> Tensor:
     return (made.float() - wanted.float()).abs().mean()
 
 
-_STEADY = replace(PLAYER, schedule="constant")  # a run in two parts is then the same as in one
-
 RECIPES = {
     "cyclegan": Recipe(
         summary="Translation between sets that do not match: two generators, the way there and back.",
         model=CycleGAN,
         config=CycleGANConfig(),
-        tiny=CycleGANConfig(width=6, blocks=1, patch=16, pool=5, cycle=1.0, generator=_STEADY, discriminator=_STEADY),
+        tiny=CycleGANConfig(width=6, blocks=1, patch=16, pool=5, cycle=1.0, generator=STEADY, discriminator=STEADY),
         train=replace(ADVERSARIAL, batch_size=1, steps=200_000, channels_last=False, sample_every="epoch"),
-        best="mae",
+        best="frechet",
         published=(
             "Labels → photos on Cityscapes, FCN score: 0.52 of pixels right, where pix2pix, which has pairs, reaches "
             "0.71 (arXiv 1703.10593, table 2)."

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from tasvir.config import Count, DataConfig, NonNegative, OptimizerConfig, Pictures, Range, Refused
 from tasvir.core import Batch, Noise, Player, Recipe, Turn
-from tasvir.losses.games import GameConfig, clip_weights, gradient_penalty
-from tasvir.models.adversarial.gan import ADVERSARIAL, watched
-from tasvir.models.translation.translation import Translation, initialize
+from tasvir.losses.games import GameConfig
+from tasvir.models.adversarial.gan import ADVERSARIAL
+from tasvir.models.translation.translation import PLAYER, STEADY, Translation, discriminators_turns, initialize
 from tasvir.nn.dropout import answering
 from tasvir.nn.patches import PatchDiscriminator, halvings_for
 from tasvir.nn.unets import UNet
-
-PLAYER = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), schedule="late-linear")
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Pix2PixConfig:
     network: Literal["unet", "encoder-decoder"] = "unet"
     """The encoder-decoder is the same without connections between layers of one size."""
     patch: Literal[1, 16, 70, "whole"] = 70
-    """Height and width in pixels of what one score of the discriminator sees."""
+    """Height and width in pixels of what one score of the discriminator sees; at most what the pictures allow."""
     conditional_discriminator: bool = True
     """Whether the discriminator is given the source beside the picture; without, it judges the picture alone."""
     norm: Literal["instance", "batch", "none"] = "instance"
@@ -106,7 +104,15 @@ class Pix2Pix(Translation):
         with torch.set_grad_enabled(generators_turn):
             fake = self.generate(source)
         if self.discriminator is not None:
-            yield from self.discriminators_turns(source, real, fake.detach(), step)
+            yield from discriminators_turns(
+                self.discriminator,
+                lambda image: self.judge(source, image),
+                self.config.game,
+                real,
+                fake.detach(),
+                step,
+                weight=0.5,  # which slows the discriminator against the generator (section 3.3)
+            )
         if not generators_turn:
             return
         terms = {}
@@ -117,33 +123,11 @@ class Pix2Pix(Translation):
             terms["game"] = self.config.adversarial * self.game.generator(score, real_score)
         if self.config.l1:
             terms["l1"] = self.config.l1 * (fake.float() - real).abs().mean()
-        yield Turn("generator", terms)
+        yield Turn("generator", terms, self.watched(source))
 
-    def discriminators_turns(self, source: Tensor, real: Tensor, fake: Tensor, step: int) -> Iterator[Turn]:
-        """The game, the mean over patches of what each is worth, and penalties of a picture's mean score.
-
-        All is halved, which slows the discriminator against the generator (section 3.3).
-        """
-        game, config, kind = self.game, self.config.game, real.device.type
-        if config.penalizes_every_turn:  # then the penalties are of these scores, in float32
-            real, fake = (image.float().detach().requires_grad_() for image in (real, fake))
-        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not config.penalizes_every_turn):
-            real_score, fake_score = self.judge(source, real), self.judge(source, fake)
-        terms = {"game": game.discriminator(real_score, fake_score)}
-
-        def score(image: Tensor) -> Tensor:
-            return self.judge(source, image).mean((1, 2, 3))
-
-        if game.gradient_penalty:
-            terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(score, real, fake)
-        if config.penalizes_every_turn:
-            terms |= config.penalties_of(real_score.mean((1, 2, 3)), real, fake_score.mean((1, 2, 3)), fake)
-        yield Turn("discriminator", halved(terms), watched(game, real_score, fake_score))
-        if config.r1_every > 1 and (late := config.penalties(step, score, real, fake)):
-            yield Turn("discriminator", halved(late))
-        if game.weight_clip:
-            assert self.discriminator is not None
-            clip_weights(self.discriminator, game.weight_clip)
+    def watched(self, source: Tensor) -> dict[str, Tensor]:
+        """What a subclass has to tell of sources, by name."""
+        return {}
 
     def judge(self, source: Tensor, image: Tensor) -> Tensor:
         """Scores [B,1,h,w] float32 of coded pictures [B,K,S,S] for what they were made from, [B,C',S,S]."""
@@ -156,10 +140,6 @@ class Pix2Pix(Translation):
             return self.picture(source, self.generate(source))
 
 
-def halved(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: 0.5 * term for name, term in terms.items()}
-
-
 class Inpainting(Pix2Pix):
     """Only the hole is new: what the source shows is kept. A hole is where all channels are mid grey."""
 
@@ -170,8 +150,15 @@ class Inpainting(Pix2Pix):
         return super().lacks(pictures)
 
     def generate(self, source: Tensor) -> Tensor:
-        hole = (source.abs() < GREY).all(1, keepdim=True)
-        return torch.where(hole, self.generator(source).float(), source)
+        return torch.where(hole_of(source), self.generator(source).float(), source)
+
+    def watched(self, source: Tensor) -> dict[str, Tensor]:
+        return {"hole": hole_of(source).float().mean()}
+
+
+def hole_of(source: Tensor) -> Tensor:
+    """Which pixels of sources [B,C,H,W] are missing, [B,1,H,W] bool."""
+    return (source.abs() < GREY).all(1, keepdim=True)
 
 
 GREY = 1.5 / 255
@@ -179,8 +166,7 @@ GREY = 1.5 / 255
 
 TRANSLATED = replace(ADVERSARIAL, batch_size=1, steps=80_000, channels_last=False, sample_every="epoch")
 
-_STEADY = replace(PLAYER, schedule="constant")  # a run in two parts is then the same as in one
-TINY = Pix2PixConfig(width=4, patch=16, generator=_STEADY, discriminator=_STEADY)
+TINY = Pix2PixConfig(width=4, patch=16, generator=STEADY, discriminator=STEADY)
 
 PIX2PIX = Recipe(
     summary="Translation between pairs: U-Net, discriminator of patches, L1.",

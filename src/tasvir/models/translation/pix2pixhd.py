@@ -15,11 +15,10 @@ from tasvir.config import Count, NonNegative, OptimizerConfig, Pictures, Range
 from tasvir.core import Batch, Noise, Player, Recipe, Turn
 from tasvir.losses.games import GameConfig
 from tasvir.models.adversarial.gan import ADVERSARIAL, watched
-from tasvir.models.translation.translation import Translation, initialize, simple
-from tasvir.nn.patches import PatchDiscriminator, halvings_for
-from tasvir.nn.translators import CoarseToFineGenerator, halved
+from tasvir.models.translation.translation import PLAYER, STEADY, Translation, initialize, simple
+from tasvir.nn.patches import MultiScale, halvings_for
+from tasvir.nn.translators import CoarseToFineGenerator
 
-PLAYER = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), schedule="late-linear")
 HALVINGS = 4
 """Of the global network, at most."""
 
@@ -34,10 +33,10 @@ class Pix2PixHDConfig:
     """Residual blocks of the global network."""
     local_blocks: Count = 3
     """Residual blocks of the local enhancer."""
-    scales: Count = 3
+    scales: Annotated[int, Range(low=1, high=4)] = 3
     """Discriminators; each sees pictures half as large as the one before."""
     patch: Literal[16, 70] = 70
-    """Height and width in pixels of what one score of a discriminator sees."""
+    """Height and width in pixels of what one score of a discriminator sees; at most what the pictures allow."""
     feature_matching: NonNegative = 10.0
     """Weight of the absolute difference between what discriminators make of real and of generated pictures."""
     adversarial: NonNegative = 2.0
@@ -58,13 +57,12 @@ class Pix2PixHD(Translation):
         super().__init__(config, pictures)
         self.game = simple(config.game, "pix2pixHD")
         self.stride = 2 ** (config.halvings + 1)
+        self.least = 2 * self.stride
         channels = self.source_channels, pictures.channels
         depths = config.halvings, config.blocks, config.local_blocks
         self.generator = CoarseToFineGenerator(*channels, config.width, *depths)
-        halvings = halvings_for(config.patch, pictures.size >> config.scales - 1)
-        self.discriminators = torch.nn.ModuleList(
-            PatchDiscriminator(sum(channels), config.width, halvings, "instance") for _ in range(config.scales)
-        )
+        halvings = [halvings_for(config.patch, pictures.size >> level) for level in range(config.scales)]
+        self.discriminators = MultiScale(sum(channels), config.width, halvings, "instance")
         self.apply(initialize)
 
     def players(self) -> dict[str, Player]:
@@ -77,14 +75,11 @@ class Pix2PixHD(Translation):
         source, image = batch.source, batch.image
         assert source is not None
         made = self.generator(source)
-        real, fake = (
-            self.seen(source, image),
-            self.seen(source, made),
-        )  # what is seen of real pictures serves both turns
+        real, fake = self.seen(source, image), self.seen(source, made)  # what is seen of real ones serves both turns
         pairs = list(zip(real, fake, strict=True))
         game = sum(self.game.generator(f[-1].float(), r[-1].detach().float()) for r, f in pairs)
         matching = sum(feature_distance(r[:-1], f[:-1]) for r, f in pairs)  # equation 5
-        terms = {"game": self.config.adversarial * game, "features": self.config.feature_matching * matching}
+        terms = {"game": self.config.adversarial * game, "feature_matching": self.config.feature_matching * matching}
         yield Turn("generator", terms)
 
         fake = self.seen(source, made.detach())
@@ -95,12 +90,7 @@ class Pix2PixHD(Translation):
 
     def seen(self, source: Tensor, image: Tensor) -> list[list[Tensor]]:
         """What each discriminator makes of pictures [B,C,S,S] made from [B,C',S,S]: maps of its layers, then scores."""
-        both, found = torch.cat([source, image.to(source.dtype)], 1), []
-        for discriminator in self.discriminators:
-            assert isinstance(discriminator, PatchDiscriminator)
-            found.append(discriminator.features(both))
-            both = halved(both)
-        return found
+        return self.discriminators(torch.cat([source, image.to(source.dtype)], 1))
 
     def translate(self, source: Tensor, noise: Noise | None = None) -> Tensor:
         return self.generator(source).float()
@@ -115,14 +105,12 @@ def feature_distance(real: list[Tensor], fake: list[Tensor]) -> Tensor:
     return torch.stack(distances).sum()
 
 
-_STEADY = replace(PLAYER, schedule="constant")  # a run in two parts is then the same as in one
-
 RECIPES = {
     "pix2pixhd": Recipe(
         summary="Translation between pairs at 512 and 1024 px: coarse to fine, three discriminators, their features.",
         model=Pix2PixHD,
         config=Pix2PixHDConfig(),
-        tiny=Pix2PixHDConfig(2, 1, 1, 1, patch=16, generator=_STEADY, discriminator=_STEADY),
+        tiny=Pix2PixHDConfig(2, 1, 1, 1, patch=16, generator=STEADY, discriminator=STEADY),
         train=replace(ADVERSARIAL, batch_size=1, steps=80_000, channels_last=False, sample_every="epoch"),
         best="mae",
     ),

@@ -10,19 +10,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from tasvir.config import Count, NonNegative, OptimizerConfig, Pictures, Positive, Refused
 from tasvir.core import Batch, Model, Player, Recipe, Turn
-from tasvir.losses.games import GameConfig, clip_weights, gradient_penalty
-from tasvir.losses.perceptual import VGG, VGGConfig
-from tasvir.models.adversarial.gan import watched
+from tasvir.losses.games import GameConfig
+from tasvir.losses.perceptual import VGG, VGGConfig, feature_distance
 from tasvir.models.translation.srresnet import ENLARGED, LOSSES, PIECES, Enlarging
+from tasvir.models.translation.translation import discriminators_turns
 from tasvir.nn.enlarging import normed
 
 WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)
 """Channels of the discriminator's convolutions, as multiples of the first; every second one halves the picture."""
 INSTEAD = "Or name a file of them, --model.vgg.weights FILE, or compare pixels, --model.content pixels."
+
+PLAYER = OptimizerConfig(learning_rate=1e-4, schedule="late-tenth")
+_STEADY = replace(PLAYER, schedule="constant")
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class SRGANConfig:
     adversarial: NonNegative = 1e-3
     """Weight of the game."""
     game: GameConfig = GameConfig()
-    generator: OptimizerConfig = OptimizerConfig(learning_rate=1e-4)
-    discriminator: OptimizerConfig = OptimizerConfig(learning_rate=1e-4)
+    generator: OptimizerConfig = PLAYER
+    discriminator: OptimizerConfig = PLAYER
 
 
 def discriminator(channels: int, size: int, width: int, dense: int, norm: str) -> nn.Sequential:
@@ -101,28 +103,15 @@ class SRGAN(Enlarging):
         }
 
     def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
-        real, game, config = batch.image, self.game, self.config.game
+        real, game = batch.image, self.game
         generators_turn = (step + 1) % game.discriminator_steps == 0
         with torch.set_grad_enabled(generators_turn):
             fake = self.generator(batch.source)
-        shown = fake.detach()
-        real_score, fake_score = self.judge(real), self.judge(shown)
-        terms = {"game": game.discriminator(real_score, fake_score)}
-        if game.gradient_penalty:
-            terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(self.judge, real, shown)
-        penalties = config.penalties(step, self.judge, real, shown)
-        if config.penalizes_every_turn:
-            terms, penalties = terms | penalties, {}
-        yield Turn("discriminator", terms, watched(game, real_score, fake_score))
-        if penalties:
-            yield Turn("discriminator", penalties)
-        if game.weight_clip:
-            clip_weights(self.discriminator, game.weight_clip)
+        yield from discriminators_turns(self.discriminator, self.judge, self.config.game, real, fake.detach(), step)
         if generators_turn:
-            if game.paired:
-                with torch.no_grad():
-                    real_score = self.judge(real)
-            against = game.generator(self.judge(fake), real_score.detach())
+            with torch.no_grad():
+                real_score = self.judge(real) if game.paired else real.new_zeros(())
+            against = game.generator(self.judge(fake), real_score)
             yield Turn("generator", {"game": self.config.adversarial * against, **self.errors(fake, real)})
 
     def judge(self, image: Tensor) -> Tensor:
@@ -138,9 +127,7 @@ class SRGAN(Enlarging):
         """Mean squared error of pictures [B,C,S,S], or of what VGG-19 sees in them (equations 4 and 5)."""
         if self.vgg is None:
             return LOSSES["squared"](made, real)
-        with torch.no_grad():
-            wanted = self.vgg(real)[self.layer].float()
-        return self.config.feature_scale**2 * mse_loss(self.vgg(made)[self.layer].float(), wanted)
+        return self.config.feature_scale**2 * feature_distance(self.vgg, made, real)
 
     def answers(self, source: Tensor) -> dict[str, Tensor]:
         assert isinstance(self.foundation, Enlarging)
@@ -152,7 +139,9 @@ _SRGAN = Recipe(
     summary="Super-resolution that looks sharp: srresnet, then against a discriminator.",
     model=SRGAN,
     config=SRGANConfig(),
-    tiny=SRGANConfig(width=4, dense=8, norm="none", content="pixels", l1=0.01),
+    tiny=SRGANConfig(
+        width=4, dense=8, norm="none", content="pixels", l1=0.01, generator=_STEADY, discriminator=_STEADY
+    ),
     train=replace(ENLARGED, steps=200_000),
     data=PIECES,
     best="lpips",
@@ -162,15 +151,22 @@ _SRGAN = Recipe(
         "on Set5, 26.02 dB and 0.7397 on Set14 (Ledig et al. 2017, arXiv 1609.04802, table 2)"
     ),
 )
-_RELATIVISTIC = GameConfig("relativistic-average")
+_ESRGAN = SRGANConfig(
+    before_activation=True,
+    l1=1e-2,
+    adversarial=5e-3,
+    game=GameConfig("relativistic-average"),
+    generator=_STEADY,
+    discriminator=_STEADY,
+)
 
 RECIPES = {
     "srgan": _SRGAN,
     "esrgan": replace(
         _SRGAN,
         summary="Super-resolution: dense blocks, relativistic average game, VGG-19 before activation, L1.",
-        config=SRGANConfig(before_activation=True, l1=1e-2, adversarial=5e-3, game=_RELATIVISTIC),
-        tiny=SRGANConfig(width=4, dense=8, content="pixels", l1=0.01, adversarial=5e-3, game=_RELATIVISTIC),
+        config=_ESRGAN,
+        tiny=replace(_ESRGAN, width=4, dense=8, content="pixels", before_activation=False),
         train=replace(ENLARGED, steps=400_000),
         data=replace(PIECES, size=128),
         foundation="rrdbnet",

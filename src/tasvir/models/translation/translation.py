@@ -1,10 +1,19 @@
 """What all models have in common that are given a picture and make a picture of it."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
-from tasvir.config import Refused
-from tasvir.core import Batch, Model, Noise
-from tasvir.losses.games import Game, GameConfig
+from tasvir.config import OptimizerConfig, Refused
+from tasvir.core import Batch, Model, Noise, Turn
+from tasvir.losses.games import Game, GameConfig, clip_weights, gradient_penalty
+from tasvir.models.adversarial.gan import watched
+
+PLAYER = OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999), schedule="late-linear")
+"""Of pix2pix, CycleGAN and pix2pixHD."""
+STEADY = replace(PLAYER, schedule="constant")  # a run in two parts is then the same as in one
 
 
 class Translation(Model):
@@ -13,6 +22,8 @@ class Translation(Model):
     needs = ("source",)
     scale = 1
     stride = 1
+    least = 1
+    """Height and width of the smallest source, in px."""
 
     @property
     def source_channels(self) -> int:
@@ -38,6 +49,45 @@ def initialize(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
     if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
         nn.init.normal_(layer.weight, 1.0, 0.02)
+
+
+def discriminators_turns(
+    discriminator: nn.Module,
+    judge: Callable[[Tensor], Tensor],
+    config: GameConfig,
+    real: Tensor,
+    fake: Tensor,
+    step: int,
+    weight: float = 1.0,
+) -> Iterator[Turn]:
+    """The game, the mean over scores of what each is worth, and penalties of a picture's mean score.
+
+    All is multiplied by `weight`. `judge` takes pictures [B,K,H,W] to float32 scores [B,...] by the `discriminator`;
+    nothing is learned through `fake`.
+    """
+    game, kind = config.played(), real.device.type
+    if config.penalizes_every_turn:  # then the penalties are of these scores, in float32
+        real, fake = (image.float().detach().requires_grad_() for image in (real, fake))
+    with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not config.penalizes_every_turn):
+        real_score, fake_score = judge(real), judge(fake)
+    terms = {"game": game.discriminator(real_score, fake_score)}
+
+    def mean(score: Tensor) -> Tensor:
+        return score.reshape(len(score), -1).mean(1)
+
+    if game.gradient_penalty:
+        terms["gradient_penalty"] = game.gradient_penalty * gradient_penalty(lambda x: mean(judge(x)), real, fake)
+    if config.penalizes_every_turn:
+        terms |= config.penalties_of(mean(real_score), real, mean(fake_score), fake)
+    yield Turn("discriminator", _times(weight, terms), watched(game, real_score, fake_score))
+    if config.r1_every > 1 and (late := config.penalties(step, lambda x: mean(judge(x)), real, fake)):
+        yield Turn("discriminator", _times(weight, late))
+    if game.weight_clip:
+        clip_weights(discriminator, game.weight_clip)
+
+
+def _times(weight: float, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight * term for name, term in terms.items()}
 
 
 def simple(config: GameConfig, who: str) -> Game:
