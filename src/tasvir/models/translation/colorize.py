@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tasvir.config import DataConfig, Pictures
-from tasvir.core import Recipe
+from tasvir.core import Recipe, measured
 from tasvir.data.colors import lab_to_rgb, rgb_to_lab
 from tasvir.models.translation.pix2pix import TINY, TRANSLATED, Pix2Pix, Pix2PixConfig
 
@@ -42,5 +42,12 @@ RECIPES = {
         train=replace(TRANSLATED, batch_size=16, steps=20_000),
         data=DataConfig(derive="grey", flip=True),
         best="mae",
+        expect=measured(
+            "tasvir train colorize --data anime_faces_64px_6000.zip --model.width 32 --train.steps 2500",
+            "held-out tenth (588) of 6,000 anime faces at 64 px, averaged weights, seed 0; one thread of an AMD EPYC (Zen 4), "
+            "bfloat16, torch 2.13.0; ab_error of grey 19.6, of the mean face 16.4; colorfulness of the real faces 43.7",
+            ab_error=15.1,
+            colorfulness=32.5,
+        ),
     ),
 }

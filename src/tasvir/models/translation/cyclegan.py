@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasvir.config import Count, CountOrZero, NonNegative, OptimizerConfig, Pictures
-from tasvir.core import Batch, Noise, Player, Recipe, Turn
+from tasvir.core import Batch, Noise, Player, Recipe, Turn, measured
 from tasvir.losses.games import GameConfig
 from tasvir.models.adversarial.gan import ADVERSARIAL, watched
 from tasvir.models.translation.translation import PLAYER, STEADY, Translation, initialize, simple
@@ -187,6 +187,17 @@ RECIPES = {
         tiny=CycleGANConfig(width=6, blocks=1, patch=16, pool=5, cycle=1.0, generator=STEADY, discriminator=STEADY),
         train=replace(ADVERSARIAL, batch_size=1, steps=200_000, channels_last=False, sample_every="epoch"),
         best="frechet",
+        expect=measured(
+            "tasvir train cyclegan --data maps_train_512x256.zip --data.fit tiles --data.overlap 0 --data.size 64 "
+            "--data.flip --model.width 24 --train.steps 5000",
+            "784 tiles of the held-out tenth of 400 pairs of aerial photo and map, learned from as two sets, pixels in "
+            "[0,1], averaged weights, seed 0; one thread of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0; mae and gmsd "
+            "against the true map: copying the photo 0.638, 0.271, the mean map 0.0697, 0.204",
+            cycle_mae=0.0777,
+            back_cycle_mae=0.0441,
+            mae=0.0714,
+            gmsd=0.200,
+        ),
         published=(
             "Labels → photos on Cityscapes, FCN score: 0.52 of pixels right, where pix2pix, which has pairs, reaches "
             "0.71 (arXiv 1703.10593, table 2)."
