@@ -53,6 +53,7 @@ format: setup
 bench: setup
 	$(BIN)/python bench/steps.py
 	$(BIN)/python bench/adversarial.py
+	$(BIN)/python bench/translation.py
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/fuzz.py

@@ -44,8 +44,9 @@ RECIPES = {
         best="mae",
         expect=measured(
             "tasvir train colorize --data anime_faces_64px_6000.zip --model.width 32 --train.steps 2500",
-            "held-out tenth (588) of 6,000 anime faces at 64 px, averaged weights, seed 0; one thread of an AMD EPYC (Zen 4), "
-            "bfloat16, torch 2.13.0; ab_error of grey 19.6, of the mean face 16.4; colorfulness of the real faces 43.7",
+            "held-out tenth (588) of 6,000 anime faces at 64 px, averaged weights, seed 0; one thread of an AMD "
+            "EPYC (Zen 4), bfloat16, torch 2.13.0; ab_error of grey 19.6, of the mean face 16.4; colorfulness of the "
+            "real faces 43.7",
             ab_error=15.1,
             colorfulness=32.5,
         ),

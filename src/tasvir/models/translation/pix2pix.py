@@ -169,8 +169,8 @@ TRANSLATED = replace(ADVERSARIAL, batch_size=1, steps=80_000, channels_last=Fals
 TINY = Pix2PixConfig(width=4, patch=16, generator=STEADY, discriminator=STEADY)
 
 MAPS = (
-    "441 tiles of the held-out tenth of 400 pairs of aerial photo and map, pixels in [0,1], averaged weights, seed 0; one "
-    "thread of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
+    "441 tiles of the held-out tenth of 400 pairs of aerial photo and map, pixels in [0,1], averaged weights, seed 0; "
+    "one thread of an AMD EPYC (Zen 4), bfloat16, torch 2.13.0"
 )
 """Where and how the numbers of the maps were measured."""
 TILES = "--data maps_train_512x256.zip --data.fit tiles --data.size 128 --data.flip --model.width 32"
@@ -214,8 +214,8 @@ RECIPES = {
         data={"derive": "edges"},
         expect=measured(
             "tasvir train edges --data cartoons --data.size 64 --model.width 32 --train.steps 3000",
-            "500 held-out cartoons, pixels in [0,1], averaged weights, seed 0; one thread of an AMD EPYC (Zen 4), bfloat16, "
-            "torch 2.13.0; copying the edges 0.304, 0.175, 0.302, the mean cartoon 0.140, 0.402, 0.269",
+            "500 held-out cartoons, pixels in [0,1], averaged weights, seed 0; one thread of an AMD EPYC (Zen 4), "
+            "bfloat16, torch 2.13.0; copying the edges 0.304, 0.175, 0.302, the mean cartoon 0.140, 0.402, 0.269",
             mae=0.0936,
             ssim=0.633,
             gmsd=0.137,

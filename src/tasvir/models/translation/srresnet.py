@@ -129,11 +129,11 @@ PIECES = DataConfig(derive="low-resolution", scale=4, size=96, fit="tiles", flip
 SMALLER = (
     "tasvir train srresnet --data t91_png.zip --data.size 64 --model.from-bicubic --model.norm none --model.width 48 "
     "--model.blocks 8 --model.kernel 3 --model.optimizer.learning-rate 8e-4 --model.optimizer.schedule cosine "
-    "--model.optimizer.warmup 100 --model.optimizer.clip 1 --train.steps 5000 --data.no-flip"
+    "--model.optimizer.warmup 100 --model.optimizer.clip 1 --train.steps 5000"
 )
 ON = (
-    "trained on T91 alone, ×4, luma, border of 4 px cut off, averaged weights, seed 0; one thread of an AMD EPYC (Zen 4), "
-    "bfloat16, torch 2.13.0"
+    "trained on T91 alone, ×4, luma, border of 4 px cut off, averaged weights, seed 0; one thread of an AMD EPYC "
+    "(Zen 4), bfloat16, torch 2.13.0"
 )
 """How the numbers of these recipes were measured."""
 
