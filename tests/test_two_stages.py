@@ -25,7 +25,7 @@ from tasvir.training import foundation
 from tasvir.training.loop import train
 from test_kill import ENVIRONMENT, assert_same, command, wait_for_step
 
-STAGED = [name for name in RECIPES if recipe(name).foundation]
+STAGED = [name for name in RECIPES if recipe(name).model.stands_on == "tokenize"]
 SMALL = ("--model.hidden", "8", "--model.residual", "4", "--model.codes", "8", "--model.code-size", "4")
 PRIOR = ("--model.prior.width", "8", "--model.prior.layers", "2", "--model.prior.output", "8")
 QUIET = ("--train.log-every", "1", "--train.sample-every", "0", "--train.no-tensorboard", "--train.batch-size", "8")

@@ -47,7 +47,9 @@ def measurements(story: Story) -> Content:
     for line in standing(story.measurements):
         key = f"{line['metric']} {comparable(line)} {line.get('passport', {}).get('step')}"
         rows.pop(key, None)
-        rows[key] = measured(line)
+        reference = line.get("passport", {}).get("reference")
+        own = reference in (None, story.run.dataset.get("name"))
+        rows[key] = measured(line) | {"reference": "" if own else str(reference)}
     for key, row in list(rows.items()):
         for prefix, name in BASELINES.items():
             if key.startswith(prefix) and (beside := rows.get(key.removeprefix(prefix))):
@@ -81,6 +83,7 @@ def measured(line: dict[str, Any]) -> dict[str, Any]:
         "step": count(step) if isinstance(step := line.get("passport", {}).get("step"), int) else "",
         "note": line.get("note") or "",
         "baselines": [],
+        "reference": "",
         "passport": list(line.get("passport", {}).items()),
     }
 
