@@ -241,3 +241,13 @@ def test_names_in_a_folder_are_safe_and_single() -> None:
 def test_what_was_not_derived_cannot_be(runs: dict[str, Path]) -> None:
     with pytest.raises(Refused, match="leave --derive out"):
         Translator(Blurring().opened()).check_derived()
+
+
+def test_large_pictures_are_told_to_be_seen_in_parts(runs: dict[str, Path], tmp_path: Path, capsys) -> None:
+    """Where each tile is normalized by itself."""
+    picture = tmp_path / "large.png"
+    Image.fromarray(noise_picture(40, 40)[..., 0]).save(picture)
+    for tile, told in (("0", False), ("8", True)):
+        words = ("translate", runs["pix2pix"], picture, "--out", tmp_path / "out.png", "--tile", tile)
+        code, _, said = tasvir(capsys, *words)
+        assert code == 0 and ("sees each by itself" in said) == told

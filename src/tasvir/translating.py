@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasvir.blending import Axis, axis, blended
 from tasvir.config import Pictures, Refused
@@ -106,7 +106,8 @@ class Translator:
     """A trained run that makes a picture of a picture of any size. Raises `Refused` if it lacks the ability.
 
     `tile` is the height and width of the source's tiles, 0 for the whole picture at once; None leaves it to the model:
-    what is not much larger than its training pictures goes in one piece.
+    what is not much larger than its training pictures goes in one piece. A network with instance norm normalizes each
+    tile by itself (`alone`), so that its answers to very unlike tiles only fade into one another.
     """
 
     def __init__(self, opened: Opened, ability: str = "translate", tile: int | None = None):
@@ -114,6 +115,14 @@ class Translator:
         self.opened, self.ability, self.tile = opened, ability, tile
         self.way: Way = WAYS[ability](opened.model, opened.run.pictures)
         self.settings = opened.run.config.data
+
+    @property
+    def alone(self) -> bool:
+        """Whether what the network makes of a tile depends on the whole of that tile."""
+        players = self.opened.model.players()
+        makers = [players[name] for name in ("generator", "generators") if name in players]
+        layers = (layer for maker in makers for network in maker.networks for layer in network.modules())
+        return any(isinstance(layer, nn.GroupNorm) for layer in layers)
 
     def axes(self, height: int, width: int) -> tuple[Axis, Axis]:
         """How a source of this size is cut, down and across."""

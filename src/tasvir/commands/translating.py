@@ -187,7 +187,11 @@ class _Work:
         from tasvir.translating import shown, spread
 
         spreads, sizes, written, start = [], "", 0, time.monotonic()
+        told = not self.translator.alone
         for one, clock in _timed(given, count, self._tiles):
+            if not told and self.translator.tiles(one.source) > 1:
+                told = True
+                print(ALONE, file=sys.stderr)
             answers = [self.translator.answer(one.source, seed, clock) for seed in self.seeds]
             deviation = spread(answers) if len(answers) > 1 else None
             if deviation is not None:
@@ -256,6 +260,12 @@ class _Work:
                 table = csv.writer(file)
                 table.writerow(["file", "picture", "seed", "width", "height"])
                 table.writerows(self.rows)
+
+
+ALONE = (
+    "Large pictures go in tiles, and this model sees each by itself: where neighbours are very unlike, their answers "
+    "fade into one another. --tile 0 takes each picture as a whole, with more memory."
+)
 
 
 def _say(sentence: str) -> None:
