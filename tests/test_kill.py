@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from conftest import tiny_data, tiny_run
-from tasvir.models import RECIPES
+from tasvir.config import OptimizerConfig
+from tasvir.losses.games import GameConfig
+from tasvir.models import RECIPES, recipe
 from tasvir.runs import Run
 from tasvir.training.loop import train
 
@@ -49,7 +51,19 @@ def with_steps(run: Run, steps: int) -> Run:
     return replace(run, config=replace(run.config, train=replace(run.config.train, steps=steps)))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def kind(name: str) -> tuple[object, ...]:
+    """What recipes that remember the same things between steps have in common."""
+    tiny = recipe(name).tiny
+    settings = [getattr(tiny, field) for field in vars(tiny)]
+    named = (one.name for one in settings if isinstance(one, OptimizerConfig | GameConfig))
+    return recipe(name).model, *named, getattr(tiny, "quantizer", None)
+
+
+KINDS = list({kind(name): name for name in reversed(RECIPES)}.values())
+"""One recipe of each kind; resuming in one process is tested with all of them."""
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_killed_and_resumed_is_never_stopped(name: str, tmp_path: Path) -> None:
     """A kill between two checkpoints, then a resume, gives the bits of an unbroken run: weights, averages, moments."""
     torch.set_num_threads(1)

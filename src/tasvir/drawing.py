@@ -78,7 +78,8 @@ class Opened:
                     raise Refused(_of_codes(self.run, name, can))
                 if name == "sample" and {"encode", "decode"} <= set(can):
                     can.append("sample with --prior mixture")
-                raise Refused(f"{self.run.config.recipe} cannot {name}; it can {', '.join(can)}.")
+                how = f"\n`tasvir translate {self.run.folder} PICTURES --out DIR` does." if "translate" in can else ""
+                raise Refused(f"{self.run.config.recipe} cannot {name}; it can {', '.join(can)}.{how}")
 
     @property
     def conditional(self) -> bool:

@@ -56,6 +56,8 @@ def needs(row: Recipe) -> str:
     if row.model.few_labels:
         return "few labels"
     named = NEEDS | ({"source": "two sets of pictures"} if row.model.unpaired else {})
+    if row.data.derive != "none":
+        named |= {"source": "pairs, which are made of any pictures"}
     return ", ".join(named.get(need, need) for need in row.model.needs)
 
 

@@ -25,6 +25,8 @@ PIECE = 768**2
 """Pixels of answers that are made at once, which bounds the memory that a network takes."""
 DEEP = 32
 """The stride from which a network looks at the whole of a training picture, so that its tiles are of that size."""
+WHOLE = 1024**2
+"""Pixels up to which such a network is given a picture in one piece: tiles of it would show in the answer."""
 LEAST_OVERLAP = 16
 """Pixels of sources that neighbouring tiles share, at least."""
 BAND = 256
@@ -130,7 +132,7 @@ class Translator:
         deep = way.stride >= DEEP
         tile, padded = self.tile, [-(-max(length, way.least) // way.stride) * way.stride for length in (height, width)]
         if tile is None:
-            most = 4 * (way.size * way.scale) ** 2 if deep else PIECE
+            most = max(4 * (way.size * way.scale) ** 2, WHOLE) if deep else PIECE
             usual = way.size if deep else int(PIECE**0.5) // way.scale
             tile = 0 if padded[0] * padded[1] * way.scale**2 <= most else usual
         tile = -(-max(tile, way.least) // way.stride) * way.stride if tile else max(padded)
@@ -323,9 +325,13 @@ def _bytes(path: Path) -> bytes:
 
 
 def check_place(out: Path) -> None:
-    """Raise `Refused` if answers cannot be written there; makes the folder."""
+    """Raise `Refused` for a name under which no answer can be written."""
     if out.suffix.lower() not in STILLS or out.is_dir():
         check_out(out)
+
+
+def make_place(out: Path) -> None:
+    """Make the folder that answers go into. Raises `Refused` if it cannot be made."""
     folder = out.parent if out.suffix else out
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -109,6 +109,7 @@ class _Work:
             raise Refused(f"{opened.run.name} was trained for ×{trained}, not ×{self.scale}: leave --scale out.")
         if asked.derive:
             self.translator.check_derived()
+        translating.make_place(out)
         first, drawn = self.seed or 0, self.seed is not None or self.answers > 1
         self.seeds = list(range(first, first + self.answers)) if drawn else [None]
         if album is None:
@@ -184,6 +185,8 @@ class _Work:
 
     def _each(self, given: "Iterator[Given]", count: int, name_for: Callable[[str], str]) -> None:
         """All answers to all pictures, written as they are made."""
+        import numpy as np
+
         from tasvir.translating import shown, spread
 
         spreads, sizes, written, start = [], "", 0, time.monotonic()
@@ -192,7 +195,13 @@ class _Work:
             if not told and self.translator.tiles(one.source) > 1:
                 told = True
                 print(ALONE, file=sys.stderr)
-            answers = [self.translator.answer(one.source, seed, clock) for seed in self.seeds]
+            answers = []
+            for seed in self.seeds:
+                answers.append(self.translator.answer(one.source, seed, clock))
+                if len(answers) == 2 and np.array_equal(answers[0], answers[1]):
+                    print(NO_NOISE, file=sys.stderr)
+                    self.seeds, answers = self.seeds[:1], answers[:1]
+                    break
             deviation = spread(answers) if len(answers) > 1 else None
             if deviation is not None:
                 spreads.append(float(deviation.mean()))
@@ -210,10 +219,7 @@ class _Work:
 
     def _tell_spread(self, spreads: Sequence[float]) -> None:
         mean = sum(spreads) / len(spreads)
-        if mean == 0:
-            print("All answers are the same: this model has no noise at its disposal.", file=sys.stderr)
-        else:
-            print(f"The {len(self.seeds)} answers differ by {mean:.2f} levels of 255 (mean standard deviation).")
+        print(f"The {len(self.seeds)} answers differ by {mean:.2f} levels of 255 (mean standard deviation).")
 
     def _keep(
         self, one: "Given", answers: "list[np.ndarray]", spread: "np.ndarray | None", name_for: Callable[[str], str]
@@ -262,9 +268,10 @@ class _Work:
                 table.writerows(self.rows)
 
 
+NO_NOISE = "All answers are the same, so one is written: this model has no noise at its disposal."
 ALONE = (
     "Large pictures go in tiles, and this model sees each by itself: where neighbours are very unlike, their answers "
-    "fade into one another. --tile 0 takes each picture as a whole, with more memory."
+    "fade into one another, and a pattern may repeat. --tile 0 takes each picture as a whole, with more memory."
 )
 
 

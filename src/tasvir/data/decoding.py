@@ -205,7 +205,7 @@ def still(data: bytes, background: tuple[int, int, int] = COLORS["white"]) -> tu
         image = _opened(data)
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # beside the picture of an MPO are only its previews
-            raise Unreadable(f"{frames} pictures in one file: only a single picture is taken")
+            raise Unreadable(f"an animation, or a file of {frames} pictures: take them out of it first")
         image = upright(image)
         opacity = None
         if image.has_transparency_data:

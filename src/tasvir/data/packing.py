@@ -427,7 +427,7 @@ def _refuse_too_few(
 ) -> None:
     name = order.source.name
     if readable < MINIMUM:
-        unread = f"Not readable: {_some(skipped)}." if skipped else "Add more."
+        unread = f"Left out: {_some(skipped)}." if skipped else "Add more."
         raise TooFew(f"{name} has {readable} readable pictures; at least {MINIMUM} are needed.\n{unread}", classes)
     for split, count in counts.items():
         if count == 0:
