@@ -9,12 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from tasvir.config import DataConfig, Pictures, RunConfig, TrainConfig
+from tasvir.config import DataConfig, OptimizerConfig, Pictures, RunConfig, TrainConfig
 from tasvir.core import Batch, Model
 from tasvir.data import Dataset, load
 from tasvir.data.batches import pictures_of
 from tasvir.data.derive import DERIVATIONS, source_shape
-from tasvir.models import build, recipe, usual_foundation
+from tasvir.losses.games import GameConfig
+from tasvir.models import RECIPES, build, recipe, usual_foundation
 from tasvir.runs import Run
 from tasvir.training.foundation import described
 from tasvir.training.loop import train
@@ -107,3 +108,15 @@ def tiny_state(name: str, folder: Path, **settings: object) -> State:
     run, _ = tiny_run(name, folder, **settings)
     torch.manual_seed(0)
     return State(tiny_model(name), run, torch.device("cpu"))
+
+
+def kind(name: str) -> tuple[object, ...]:
+    """What recipes that remember the same things between steps have in common."""
+    tiny = recipe(name).tiny
+    settings = [getattr(tiny, field) for field in vars(tiny)]
+    named = (one.name for one in settings if isinstance(one, OptimizerConfig | GameConfig))
+    return recipe(name).model, *named, getattr(tiny, "quantizer", None)
+
+
+KINDS = list({kind(name): name for name in reversed(RECIPES)}.values())
+"""One recipe of each kind, for what takes seconds; what is quick is tested with all of them."""

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from conftest import size_for, tiny_run
+from conftest import KINDS, size_for, tiny_run
 from tasvir import pictures
 from tasvir.cli import main
 from tasvir.config import DataConfig, Refused
@@ -22,7 +22,6 @@ from tasvir.metrics.evaluate import Protocol, of_pictures, of_run
 from tasvir.metrics.subject import chosen, rows, spool, spooled
 from tasvir.metrics.table import METRICS
 from tasvir.metrics.watch import Watch
-from tasvir.models import RECIPES
 from tasvir.models.autoencoders.vae import VAE
 from tasvir.runs import Run
 from tasvir.training.loop import train
@@ -39,9 +38,9 @@ def tasvir(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny runs of every recipe; their numbers are bad and their passports whole."""
+    """Tiny runs of every kind of recipe; their numbers are bad and their passports whole."""
     folders = {}
-    for name in RECIPES:
+    for name in KINDS:
         folder = tmp_path_factory.mktemp("runs") / name
         run, data = tiny_run(name, folder)
         train(run, data)
@@ -49,8 +48,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_measured_by_all_that_fits_it(name: str, trained: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_recipe_is_measured_by_all_that_fits_it(name: str, trained: dict[str, Path]) -> None:
     """Whatever a row gives is in the table, has an interval around it, N, a direction, and a passport."""
     large = size_for(name) >= 32  # there a classifier would take half a minute to train
     lines = of_run(trained[name], Protocol(features="pixels" if large else None, number=24 if large else 60, draws=3))

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import tiny_data, tiny_run
-from tasvir.config import OptimizerConfig
-from tasvir.losses.games import GameConfig
-from tasvir.models import RECIPES, recipe
+from conftest import KINDS, tiny_data, tiny_run
 from tasvir.runs import Run
 from tasvir.training.loop import train
 
@@ -49,18 +46,6 @@ def assert_same(one: Run, other: Run) -> None:
 
 def with_steps(run: Run, steps: int) -> Run:
     return replace(run, config=replace(run.config, train=replace(run.config.train, steps=steps)))
-
-
-def kind(name: str) -> tuple[object, ...]:
-    """What recipes that remember the same things between steps have in common."""
-    tiny = recipe(name).tiny
-    settings = [getattr(tiny, field) for field in vars(tiny)]
-    named = (one.name for one in settings if isinstance(one, OptimizerConfig | GameConfig))
-    return recipe(name).model, *named, getattr(tiny, "quantizer", None)
-
-
-KINDS = list({kind(name): name for name in reversed(RECIPES)}.values())
-"""One recipe of each kind; resuming in one process is tested with all of them."""
 
 
 @pytest.mark.parametrize("name", KINDS)
