@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from tasvir.cli import parse
-from tasvir.commands.words import Number, Step
+from tasvir.commands.words import Number, Step, check_recipe
 from tasvir.config import Count, CountOrZero, DataConfig, Refused, Seed
 
 Folders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN …]")]
@@ -25,6 +25,8 @@ class Recipes:
     def __call__(self) -> None:
         from tasvir import listing
 
+        if self.recipe is not None:
+            check_recipe(self.recipe)
         print(listing.recipes(self.recipe, self.json))
 
 

@@ -11,7 +11,7 @@ import tyro
 from tasvir.cli import parse
 from tasvir.commands.fitting import check_pictures, few_pictures, of_too_few
 from tasvir.commands.stages import built, steps_done, train_all
-from tasvir.commands.words import Folder
+from tasvir.commands.words import Folder, check_recipe
 from tasvir.config import Count, CountOrZero, DataConfig, Foundation, Pictures, Refused, RunConfig, Seed, TrainConfig
 from tasvir.models import FOUNDATION
 
@@ -56,6 +56,7 @@ class Train:
             keep_freed_memory()
         from tasvir.models import recipe
 
+        check_recipe(words[0])
         chosen = recipe(words[0])
         if not asked and not any(word == "--data" or word.startswith("--data=") for word in words):
             raise Refused(

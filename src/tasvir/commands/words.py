@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tasvir.config import Count, CountOrZero
+from tasvir.config import Count, CountOrZero, Refused
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="A folder that `tasvir train` made.")]
 Source = Annotated[
@@ -19,3 +19,12 @@ Step = Annotated[
 ]
 Label = str | None
 Number = Annotated[Count, tyro.conf.arg(aliases=["-n"])]
+
+
+def check_recipe(name: str) -> None:
+    """Raise `Refused` for the name of a command in the place of a recipe's."""
+    from tasvir.cli import COMMANDS
+    from tasvir.models import RECIPES
+
+    if name in COMMANDS and name not in RECIPES:
+        raise Refused(f"{name} is no recipe but a command: `tasvir {name} --help` says how it is used.")

@@ -63,8 +63,6 @@ RECIPES: dict[str, str] = {
 
 def recipe(name: str) -> "Recipe":
     """The recipe of that name: an entry of `RECIPES` in its module. Raises `Refused`, naming the nearest ones."""
-    if name == "style":
-        raise Refused("Style transfer is no recipe, it trains nothing: `tasvir style CONTENT STYLE --out FILE`.")
     if name not in RECIPES:
         raise Refused(
             f"There is no recipe {name!r}.{nearest(name, RECIPES)}\n`tasvir recipes` lists all: {', '.join(RECIPES)}."

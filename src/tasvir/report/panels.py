@@ -10,7 +10,7 @@ from tasvir import walks
 from tasvir.config import Refused
 from tasvir.report import latents, translations
 from tasvir.report.charts import Chart, Line, count, scatter_of
-from tasvir.report.content import Content, Made, missing, reason
+from tasvir.report.content import Content, Made, missing
 from tasvir.report.figures import PALETTE, class_colors
 from tasvir.report.measurements import measurements, nearest, precision_recall, while_training
 from tasvir.report.sheets import Film, Sheet
@@ -96,11 +96,7 @@ def reconstructions(story: Story) -> Content:
         pairs = np.stack([real, made], axis=1).reshape(-1, *real.shape[1:])
         sheet, words = Sheet(pairs, 8, 2), f"by {story.weights()}."
     except FAILURES as error:
-        found = story.last_pairs()
-        if found is None:
-            raise
-        step, sheet = found
-        words = f"as drawn while training, at step {count(step)}. New ones could not be made. {reason(error)}"
+        sheet, words = story.drawn_before(error)
     words = f"Held-out pictures and, to the right of each, its reconstruction {words}"
     return Content("sheet", words, {"sheet": sheet, "alt": "Held-out pictures, each beside its reconstruction"})
 

@@ -16,6 +16,7 @@ from tasvir.data.batches import pictures_of, to_uint8
 from tasvir.drawing import PIXELS, Opened
 from tasvir.models import recipe
 from tasvir.report.charts import count
+from tasvir.report.content import reason
 from tasvir.report.sheets import SETS, Sheet, bounded, cut, in_sets
 from tasvir.report.table import is_measurement
 from tasvir.runs import Run
@@ -150,6 +151,14 @@ class Story:
             if sheet:
                 return int(file.stem.removesuffix(ending)), sheet
         return None
+
+    def drawn_before(self, error: Exception) -> tuple[Sheet, str]:
+        """The last kept ones in the place of what cannot be drawn now, with words; raises the error if none are."""
+        found = self.last_pairs()
+        if found is None:
+            raise error
+        step, sheet = found
+        return sheet, f"as drawn while training, at step {count(step)}. New ones could not be made. {reason(error)}"
 
     def _read(self, file: Path, group: int) -> Sheet | None:
         try:

@@ -11,7 +11,7 @@ from PIL import Image
 from tasvir.core import Noise
 from tasvir.data.batches import to_uint8
 from tasvir.pictures import alike, interleave, to_pil
-from tasvir.report.charts import count, number
+from tasvir.report.charts import number
 from tasvir.report.content import Content, reason
 from tasvir.report.sheets import Sheet, in_sets
 from tasvir.report.story import FAILURES, FIRST_SEED, Story
@@ -36,11 +36,7 @@ def held_out(story: Story) -> Content:
     try:
         sheet, words = in_sets(side_by_side(story.compared)), f"by {story.weights()}."
     except FAILURES as error:
-        found = story.last_pairs()
-        if found is None:
-            raise
-        step, sheet = found
-        words = f"as drawn while training, at step {count(step)}. New ones could not be made. {reason(error)}"
+        sheet, words = story.drawn_before(error)
     words = f"Held-out pictures: {told(sheet.names)}; {words}{unmatched(story)}"
     return Content("sheet", words, {"sheet": sheet, "alt": "Held-out pictures", "column_names": sheet.column_names})
 
