@@ -205,6 +205,27 @@ class StyleConfig:
     """Of the noise."""
 
 
+SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "euler", "heun", "stochastic-heun", "rk4"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How noise becomes a picture, step by step, where nothing else is asked for."""
+
+    sampler: SamplerName = "dpm-solver++"
+    """See diffusion/samplers.py."""
+    steps: Count = 20
+    """Levels of noise on the way."""
+    guidance: NonNegative = 1.0
+    """Of models that know classes: 1 is the class as it was learned, more exaggerates it, 0 leaves it out."""
+    eta: Fraction = 0.0
+    """Of ddim: how much of the noise is drawn anew at each step."""
+    churn: NonNegative = 40.0
+    """Of stochastic-heun: how much noise is added, over all steps."""
+    clip: bool = True
+    """Keep every estimate of the clean picture within [-1,1]."""
+
+
 @dataclass(frozen=True)
 class Pictures:
     """What every picture of a set has in common: all that a model must know of its data."""

@@ -338,6 +338,14 @@ class Upscales(Protocol):
         ...
 
 
+@runtime_checkable
+class Denoises(Protocol):
+    def denoise(self, image: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """[N,C,H,W] float, pictures in [-1,1] with Gaussian noise of standard deviations `sigma` [N], to the expected
+        pictures without it, [N,C,H,W] float in [-1,1]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Code:
     """A part of the latent that is to mean something by itself."""
@@ -363,6 +371,7 @@ ABILITIES: dict[str, type] = {
     "translate": Translates,
     "translate_back": TranslatesBack,
     "upscale": Upscales,
+    "denoise": Denoises,
 }
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tasvir import walks
-from tasvir.config import Refused, nearest
-from tasvir.core import ABILITIES, Noise, NoiseKind, Tokenizes
+from tasvir.config import Refused, SamplingConfig, nearest
+from tasvir.core import ABILITIES, Denoises, Noise, NoiseKind, Tokenizes
 from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
 from tasvir.data.sources import ENDINGS
@@ -21,7 +22,7 @@ from tasvir.models import RECIPES, recipe
 from tasvir.runs import Run
 from tasvir.spaces import PathName, Space
 from tasvir.training import foundation
-from tasvir.training.precision import choose_device
+from tasvir.training.precision import autocast, choose_device, choose_dtype
 
 if TYPE_CHECKING:
     from tasvir.density import Mixture
@@ -173,14 +174,17 @@ class Opened:
         labels: Labels = None,
         prior: PriorName = "model",
         truncation: float | None = None,
+        how: SamplingConfig | None = None,
     ) -> np.ndarray:
         """One picture for each seed, its latent from the model's own prior or from the mixture fitted after training.
 
-        Raises `Refused` where the model does not encode and decode, which a mixture needs, or cannot be truncated.
+        `how` is for models that denoise (see `sampling`). Raises `Refused` where the model does not encode and decode,
+        which a mixture needs, or cannot be truncated.
         """
         if truncation is not None and (prior == "mixture" or not self.model.truncates):
             raise Refused(f"{self.run.config.recipe} draws nothing that could be truncated; leave --truncation out.")
-        more = {} if truncation is None else {"truncation": truncation}
+        more: dict[str, Any] = {} if truncation is None else {"truncation": truncation}
+        more |= {} if how is None else {"how": how}
         classes = self._classes(labels)
         if prior == "mixture":
             self.require("encode", "decode")
@@ -188,9 +192,32 @@ class Opened:
             return self.decoded(latents.numpy(), groups.numpy() if self.conditional else None)
 
         def draw(rows: slice) -> Tensor:
-            return self.model.sample(Noise(seeds[rows], kind), None if classes is None else classes[rows], **more)
+            with self.precision:
+                return self.model.sample(Noise(seeds[rows], kind), None if classes is None else classes[rows], **more)
 
         return _in_batches(draw, len(seeds))
+
+    @property
+    def precision(self) -> AbstractContextManager:
+        """The precision it was trained in, for models that denoise, whose networks are asked many times for a picture;
+        float32 for all others."""
+        denoises = isinstance(self.model, Denoises)
+        wanted = self.run.config.train.precision if denoises else "float32"
+        return autocast(self.device, choose_dtype(wanted, self.device))
+
+    def sampling(self, **asked: Any) -> SamplingConfig | None:
+        """How a model that denoises is to draw: its own settings with those of `asked` that are not None.
+
+        None for other models. Raises `Refused` for settings that mean nothing to the model, or that it cannot follow.
+        """
+        given = {name: value for name, value in asked.items() if value is not None}
+        settle = getattr(self.model, "sampling", None)
+        if settle is not None:
+            return settle(**given)
+        if given:
+            words = " and ".join(f"--{name}" for name in given)
+            raise Refused(f"{self.run.config.recipe} draws a picture at once; {words} is for diffusion models.")
+        return None
 
     def reconstructions(self, real: np.ndarray, labels: Labels = None) -> np.ndarray:
         chosen = self._chosen(labels)

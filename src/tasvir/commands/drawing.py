@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasvir.commands.words import Folder, Number, Source, Step
+from tasvir.commands.words import Eta, Folder, Guidance, Number, Sampler, Source, Step, Steps
 from tasvir.config import Positive, Refused, Seed
 
 
@@ -29,6 +29,10 @@ class Sample:
     truncation: Positive | None = None
     """Less variety for better pictures, in GANs: latent values are kept within ± this (Brock et al. 2019); StyleGANs
     draw w towards its mean by this factor, 0.7 for example (Karras et al. 2019)."""
+    sampler: Sampler = None
+    steps: Steps = None
+    guidance: Guidance = None
+    eta: Eta = None
     seed: Seed = 0
     """Seed of the first picture; the next have the next seeds."""
     step: Step = None
@@ -39,15 +43,16 @@ class Sample:
 
         pictures.check_out(self.out)
         opened = drawing.Opened(self.run, "sample" if self.prior == "model" else None, self.step)
+        how = opened.sampling(sampler=self.sampler, steps=self.steps, guidance=self.guidance, eta=self.eta)
         classes = opened.run.pictures.classes
         seeds = list(range(self.seed, self.seed + self.number))
         if self.label == "each" and opened.conditional and "each" not in classes:
             labels: list[int] | None = [label for label in range(len(classes)) for _ in seeds]
-            images = opened.samples(seeds * len(classes), self.noise, labels, self.prior, self.truncation)
+            images = opened.samples(seeds * len(classes), self.noise, labels, self.prior, self.truncation, how)
             seeds, columns, names = seeds * len(classes), self.number, list(classes)
         else:
             labels = opened.labels(self.label, self.number)
-            images = opened.samples(seeds, self.noise, labels, self.prior, self.truncation)
+            images = opened.samples(seeds, self.noise, labels, self.prior, self.truncation, how)
             columns, names = None, []
         said = pictures.write(
             images, self.out, columns=columns, labels=labels, seeds=seeds, classes=classes, row_names=names

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tasvir.config import Count, CountOrZero, Refused
+from tasvir.config import Count, CountOrZero, Fraction, NonNegative, Refused, SamplerName
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="A folder that `tasvir train` made.")]
 Source = Annotated[
@@ -19,6 +19,19 @@ Step = Annotated[
 ]
 Label = str | None
 Number = Annotated[Count, tyro.conf.arg(aliases=["-n"])]
+Sampler = Annotated[
+    SamplerName | None,
+    tyro.conf.arg(help="Of diffusion models: how noise becomes a picture; left out, as the recipe says."),
+]
+Steps = Annotated[Count | None, tyro.conf.arg(help="Of diffusion models: levels of noise on the way to a picture.")]
+Guidance = Annotated[
+    NonNegative | None,
+    tyro.conf.arg(help="Of diffusion models that know classes: 1 as learned, more exaggerates it, 0 ignores it."),
+]
+Eta = Annotated[
+    Fraction | None,
+    tyro.conf.arg(help="Of the sampler ddim: how much of the noise is drawn anew at each step, 0 to 1."),
+]
 
 
 def check_recipe(name: str) -> None:

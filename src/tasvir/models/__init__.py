@@ -58,6 +58,10 @@ RECIPES: dict[str, str] = {
     "rrdbnet": "translation.srresnet",
     "srgan": "translation.srgan",
     "esrgan": "translation.srgan",
+    "ddpm": "diffusion.ddpm",
+    "ddpm-cifar10": "diffusion.ddpm",
+    "edm": "diffusion.edm",
+    "flow": "diffusion.flow",
 }
 
 

@@ -1,0 +1,166 @@
+"""What all diffusion models have in common: pictures with noise, a network that finds the picture, samplers.
+
+A subclass says which `Process` leads from pictures to noise; see diffusion/forward.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasvir.config import Fraction, OptimizerConfig, Pictures, Refused, SamplingConfig
+from tasvir.core import Batch, Model, Noise, Player, Turn
+from tasvir.diffusion.forward import Level, Process
+from tasvir.diffusion.samplers import SAMPLERS, Denoise
+from tasvir.nn.denoisers import DenoisingUNet, UNetConfig
+
+TINY_NETWORK = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
+SMALL_NETWORK = UNetConfig(width=64, multipliers=(1, 2, 2), attention=(7, 8, 14, 16), heads=0, dropout=0.0)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """What all diffusion models can be told."""
+
+    network: UNetConfig = SMALL_NETWORK
+    conditional: bool = True
+    """Learn the classes, where the pictures have any."""
+    unlabelled: Fraction = 0.1
+    """How often a picture is shown without its class, so that both can be drawn and guidance goes from one to the
+    other (Ho and Salimans 2022, arXiv 2207.12598)."""
+    sampling: SamplingConfig = SamplingConfig()
+    """What `tasvir sample` does where it is not told."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, warmup=200, clip=1.0)
+
+
+class Diffusion(Model):
+    """A subclass has `process`; one in another space has also `shape`, `coded` and `decoded`."""
+
+    process: Process
+
+    def __init__(self, config: Any, pictures: Pictures, foundation: Model | None = None):
+        super().__init__(config, pictures, foundation)
+        self.conditional = config.conditional and bool(pictures.classes)
+        self.process = self.make_process()
+        self.network = self.make_network()
+
+    def make_process(self) -> Process:
+        raise NotImplementedError
+
+    def make_network(self) -> torch.nn.Module:
+        """(x [B,*shape], told [B], classes [B] or None) → [B,*shape] float32."""
+        channels, size, _ = self.shape
+        return DenoisingUNet(self.config.network, channels, size, self.known_classes)
+
+    @property
+    def known_classes(self) -> int:
+        return len(self.pictures.classes) if self.conditional else 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what noise is added to."""
+        return self.pictures.channels, self.pictures.size, self.pictures.size
+
+    def coded(self, batch: Batch) -> Tensor:
+        """What noise is added to, [B,*shape] float32 of about unit scale."""
+        return batch.image
+
+    def decoded(self, clean: Tensor) -> Tensor:
+        """What noise was taken from, as pictures [N,C,H,W] in [-1,1]."""
+        return clean.clamp(-1, 1)
+
+    def players(self) -> dict[str, Player]:
+        return {"denoiser": Player((self.network,), self.config.optimizer)}
+
+    # --- the algorithm ---
+
+    def turns(self, batch: Batch, step: int) -> Iterator[Turn]:
+        clean = self.coded(batch)
+        level = self.process.draw(len(clean), clean.device)
+        noise = self.paired(clean, torch.randn(clean.shape, device=clean.device))
+        noisy = level.mixed(clean, noise)
+        predicted = self.predict(noisy, level, self.shown(batch.label))
+        target = self.process.target(clean, noisy, noise, level)
+        error = (predicted - target).square().flatten(1).mean(1)
+        yield Turn("denoiser", {"loss": (self.process.weight(level) * error).mean()}, {"mse": error.detach().mean()})
+
+    def paired(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """The noise of a batch in the order in which it is added to the pictures."""
+        return noise
+
+    def shown(self, label: Tensor | None) -> Tensor | None:
+        """The classes of a batch [B], some of them hidden."""
+        if not self.conditional or label is None:
+            return None
+        hidden = torch.rand(len(label), device=label.device) < self.config.unlabelled
+        return torch.where(hidden, self.known_classes, label)
+
+    def predict(self, noisy: Tensor, level: Level, label: Tensor | None) -> Tensor:
+        """What the network says of x [B,*shape] at the process's own levels [B], float32."""
+        inner = self.process.scalings(level.for_each(noisy)).inner
+        return self.network(inner * noisy, self.process.told(level), label).float()
+
+    # --- what it can do ---
+
+    def estimate(self, x: Tensor, level: Level, label: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+        """The expected clean x, [N,*shape] float32, of x at any levels [N] or one level of all.
+
+        `guidance` w goes from the estimate without class (0) to that with it (1) and beyond: w·with + (1 - w)·without.
+        """
+        each = Level(*(value.to(x.device, torch.float32).expand(len(x)) for value in level))
+        own = self.process.own(each)
+        scaled = (own.alpha.square() + own.sigma.square()).sqrt() / (each.alpha.square() + each.sigma.square()).sqrt()
+        x = Level(scaled, scaled).for_each(x).alpha * x
+        if label is None or guidance == 1:
+            return self._estimate(x, own, label)
+        if guidance == 0:
+            return self._estimate(x, own, None)
+        nothing = torch.full_like(label, self.known_classes)
+        twice = Level(*(value.repeat(2) for value in own))
+        told, untold = self._estimate(x.repeat(2, 1, 1, 1), twice, torch.cat([label, nothing])).chunk(2)
+        return untold + guidance * (told - untold)
+
+    def _estimate(self, x: Tensor, own: Level, label: Tensor | None) -> Tensor:
+        _, skip, out = self.process.scalings(own.for_each(x))
+        return skip * x + out * self.predict(x, own, label)
+
+    def denoise(self, image: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.estimate(image, Level(torch.ones_like(sigma), sigma), label).clamp(-1, 1)
+
+    def sampling(self, **asked: Any) -> SamplingConfig:
+        """The config's settings with those that are asked for. Raises `Refused` where they cannot be followed."""
+        how = replace(self.config.sampling, **asked)
+        if how.guidance != 1 and not self.conditional:
+            raise Refused(f"--guidance {how.guidance:g} is between classes, and this run knows none: leave it out.")
+        for name in ("eta", "churn"):
+            if name in asked and name not in SAMPLERS[how.sampler].takes:
+                takers = " and ".join(row for row in SAMPLERS if name in SAMPLERS[row].takes)
+                raise Refused(f"--{name} is for the sampler {takers}, not {how.sampler}: leave it out.")
+        self.process.check_steps(how.steps)
+        return how
+
+    def denoiser(self, label: Tensor | None = None, how: SamplingConfig | None = None) -> Denoise:
+        """The estimate of the clean picture as samplers want it."""
+        how = how or self.sampling()
+        if label is not None and self.conditional:
+            self.check_classes(label)
+
+        def estimated(x: Tensor, level: Level) -> Tensor:
+            clean = self.estimate(x, level, label if self.conditional else None, how.guidance)
+            return clean.clamp(-1, 1) if how.clip else clean
+
+        return estimated
+
+    def sample(self, noise: Noise, label: Tensor | None = None, how: SamplingConfig | None = None) -> Tensor:
+        how = how or self.sampling()
+        if self.conditional and label is None:
+            label = self.draw_classes(noise)
+        grid = self.process.grid(how.steps)
+
+        def draw() -> Tensor:
+            return noise.draw(*self.shape, device=self.device)
+
+        start = float(grid.sigma[0]) * draw()
+        return self.decoded(SAMPLERS[how.sampler].run(self.denoiser(label, how), start, grid, draw, how))

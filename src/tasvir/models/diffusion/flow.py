@@ -1,0 +1,43 @@
+"""Flow matching on straight paths (Lipman et al. 2022, arXiv 2210.02747), rectified flow (Liu et al. 2022)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from tasvir.config import Positive, SamplingConfig, TrainConfig
+from tasvir.core import Recipe
+from tasvir.diffusion.coupling import coupled
+from tasvir.diffusion.forward import Process, Straight
+from tasvir.models.diffusion.diffusion import TINY_NETWORK, Diffusion, DiffusionConfig
+
+
+@dataclass(frozen=True)
+class FlowConfig(DiffusionConfig):
+    times: Literal["uniform", "logit-normal"] = "uniform"
+    """Where on the paths it learns: anywhere, or in the middle more than at the ends (Esser et al. 2024)."""
+    shift: Positive = 1.0
+    """More than 1 has more of the steps near noise, for large pictures (Esser et al. 2024)."""
+    coupling: Literal["independent", "optimal-transport"] = "independent"
+    """Which noise a picture's path comes from: any, or within each batch the nearest on the whole, so that paths
+    cross less (Tong et al. 2023, Pooladian et al. 2023)."""
+    sampling: SamplingConfig = SamplingConfig(sampler="heun", steps=10)
+
+
+class Flow(Diffusion):
+    def make_process(self) -> Process:
+        return Straight(self.config.times, self.config.shift)
+
+    def paired(self, clean: Tensor, noise: Tensor) -> Tensor:
+        return coupled(clean, noise) if self.config.coupling == "optimal-transport" else noise
+
+
+RECIPES = {
+    "flow": Recipe(
+        summary="Flow matching: a velocity field that carries noise to pictures on straight paths, in few steps.",
+        model=Flow,
+        config=FlowConfig(),
+        tiny=FlowConfig(network=TINY_NETWORK, sampling=SamplingConfig(sampler="heun", steps=4)),
+        train=TrainConfig(steps=20_000, batch_size=64),
+    ),
+}
