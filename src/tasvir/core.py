@@ -68,6 +68,8 @@ class Model(nn.Module):
     """Whether `sample` takes `truncation`, which trades variety for quality; it must be above 0."""
     unpaired: bool = False
     """Whether pictures and sources are learned from as two sets, even where each source belongs to its picture."""
+    stepwise: bool = False
+    """Whether it draws in steps, its network asked at each: then `sampling` settles how, and `sample` takes `how`."""
     few_labels: bool = False
     """Whether it learns from pictures of which only some have a class (`--data.labelled`)."""
     conditional: bool = False

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tasvir import walks
 from tasvir.config import Refused, SamplingConfig, nearest
-from tasvir.core import ABILITIES, Denoises, Noise, NoiseKind, Tokenizes
+from tasvir.core import ABILITIES, Noise, NoiseKind, Tokenizes
 from tasvir.data import Dataset, load, look
 from tasvir.data.batches import to_float, to_uint8
 from tasvir.data.sources import ENDINGS
@@ -178,7 +178,7 @@ class Opened:
     ) -> np.ndarray:
         """One picture for each seed, its latent from the model's own prior or from the mixture fitted after training.
 
-        `how` is for models that denoise (see `sampling`). Raises `Refused` where the model does not encode and decode,
+        `how` is for models that draw in steps. Raises `Refused` where the model does not encode and decode,
         which a mixture needs, or cannot be truncated.
         """
         if truncation is not None and (prior == "mixture" or not self.model.truncates):
@@ -199,21 +199,19 @@ class Opened:
 
     @property
     def precision(self) -> AbstractContextManager:
-        """The precision it was trained in, for models that denoise, whose networks are asked many times for a picture;
-        float32 for all others."""
-        denoises = isinstance(self.model, Denoises)
-        wanted = self.run.config.train.precision if denoises else "float32"
+        """The precision it was trained in for models that draw in steps, whose networks are asked many times for a
+        picture; float32 for all others."""
+        wanted = self.run.config.train.precision if self.model.stepwise else "float32"
         return autocast(self.device, choose_dtype(wanted, self.device))
 
     def sampling(self, **asked: Any) -> SamplingConfig | None:
-        """How a model that denoises is to draw: its own settings with those of `asked` that are not None.
+        """How a model that draws in steps is to do so: its own settings with those of `asked` that are not None.
 
         None for other models. Raises `Refused` for settings that mean nothing to the model, or that it cannot follow.
         """
         given = {name: value for name, value in asked.items() if value is not None}
-        settle = getattr(self.model, "sampling", None)
-        if settle is not None:
-            return settle(**given)
+        if self.model.stepwise:
+            return self.model.sampling(**given)
         if given:
             words = " and ".join(f"--{name}" for name in given)
             raise Refused(f"{self.run.config.recipe} draws a picture at once; {words} is for diffusion models.")

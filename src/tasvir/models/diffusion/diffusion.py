@@ -38,6 +38,7 @@ class DiffusionConfig:
 class Diffusion(Model):
     """A subclass has `process`; one in another space has also `shape`, `coded` and `decoded`."""
 
+    stepwise = True
     process: Process
 
     def __init__(self, config: Any, pictures: Pictures, foundation: Model | None = None):
