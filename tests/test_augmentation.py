@@ -102,9 +102,9 @@ def test_resampling_is_one_affine_map() -> None:
     smooth = torch.tensor(ndimage.gaussian_filter(image.numpy(), (0, 0, 2, 2)))
     one, angle = torch.ones(1), torch.tensor([0.4])
     source = (
-        augmentation._scaling(1.2 * one, 1 / 1.2 * one)
-        @ augmentation._rotation(angle)
-        @ augmentation._translation(torch.tensor([[2 * 1.5 / size], [2 * -2.25 / size]]))
+        augmentation.scaling(1.2 * one, 1 / 1.2 * one)
+        @ augmentation.rotation(angle)
+        @ augmentation.translation(torch.tensor([[2 * 1.5 / size], [2 * -2.25 / size]]))
     )
     cosine, sine, centre = math.cos(0.4), math.sin(0.4), (size - 1) / 2
     narrower = np.diag([1.2, 1 / 1.2])  # (down, right): divided by 1/1.2, and by 1.2
@@ -118,10 +118,10 @@ def test_resampling_is_one_affine_map() -> None:
 def test_exact_transforms_of_the_square() -> None:
     image = pictures(1)
     one = torch.ones(1)
-    turned = resampled(image, augmentation._rotation(one * math.pi / 2))
+    turned = resampled(image, augmentation.rotation(one * math.pi / 2))
     assert torch.allclose(turned, image.rot90(-1, (2, 3)), atol=1e-5)
-    assert torch.allclose(resampled(image, augmentation._scaling(-one, one)), image.flip(3), atol=1e-5)
-    moved = resampled(image, augmentation._translation(torch.tensor([[2 * 3 / 16], [0.0]])))
+    assert torch.allclose(resampled(image, augmentation.scaling(-one, one)), image.flip(3), atol=1e-5)
+    moved = resampled(image, augmentation.translation(torch.tensor([[2 * 3 / 16], [0.0]])))
     assert torch.allclose(moved[..., 3:], image[..., :-3], atol=1e-5)
     assert torch.allclose(moved[..., :3], image[..., :3].flip(3), atol=1e-5), "mirrored at the border"
 

@@ -13,7 +13,7 @@ from conftest import tiny_model
 from tasvir.config import Pictures
 from tasvir.core import Noise, Scores
 from tasvir.losses.likelihoods import LIKELIHOODS, gaussian
-from tasvir.metrics.evaluate import METRICS, _rows
+from tasvir.metrics.evaluate import METRICS, rows_named
 from tasvir.metrics.likelihood import active_units, bits_per_dimension, exact_likelihood, importance_bound, likelihood
 from tasvir.metrics.values import Value
 
@@ -326,6 +326,6 @@ def test_binarized_pictures_stand_in_the_passport() -> None:
 
 
 def test_bits_are_measured_by_whichever_row_can() -> None:
-    assert _rows(["bits_per_dim"], {"bound"}) == ["bound"] and _rows(["bits_per_dim"]) == ["bound"]
-    assert _rows(["bits_per_dim"], {"log_likelihood"}) == ["likelihood"]
-    assert _rows(["log_likelihood"]) == ["likelihood"] and METRICS["likelihood"].needs == ("log_likelihood",)
+    assert rows_named(["bits_per_dim"], {"bound"}) == ["bound"] and rows_named(["bits_per_dim"]) == ["bound"]
+    assert rows_named(["bits_per_dim"], {"log_likelihood"}) == ["likelihood"]
+    assert rows_named(["log_likelihood"]) == ["likelihood"] and METRICS["likelihood"].needs == ("log_likelihood",)

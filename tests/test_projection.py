@@ -51,6 +51,7 @@ class Waves(nn.Module):
 
     latent_size = 5
     truncates = False
+    stepwise = False
 
     def __init__(self, conditional: bool = False):
         super().__init__()

@@ -205,7 +205,7 @@ class StyleConfig:
     """Of the noise."""
 
 
-SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "euler", "heun", "stochastic-heun", "rk4"]
+SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "euler", "heun", "stochastic-heun", "rk4", "consistency"]
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,9 @@ class SamplingConfig:
     """Of models that know classes: 1 is the class as it was learned, more exaggerates it, 0 leaves it out."""
     eta: Fraction = 0.0
     """Of ddim: how much of the noise is drawn anew at each step."""
+    variance: Literal["small", "large"] = "small"
+    """Of ancestral: of what is drawn at each step, as it is for a single clean picture, or for pictures of pure noise
+    (Ho et al. 2020, section 3.2)."""
     churn: NonNegative = 40.0
     """Of stochastic-heun: how much noise is added, over all steps."""
     clip: bool = True
@@ -305,7 +308,10 @@ def _validate_value(value: Any, hint: Any, where: str) -> None:
     if value is None:
         return
     if isinstance(value, tuple):
-        kinds = typing.get_args(_plain_type(hint))
+        plain = _plain_type(hint)
+        if typing.get_origin(plain) is not tuple:  # a tuple or nothing
+            plain = next(option for option in typing.get_args(plain) if typing.get_origin(option) is tuple)
+        kinds = typing.get_args(plain)
         if not value and typing.get_origin(kinds[0]) is Annotated:
             raise Refused(f"{flag(where)} needs at least one value.")
         for position, item in enumerate(value):

@@ -233,6 +233,20 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
+class Compresses(Protocol):
+    latent_shape: tuple[int, int, int]
+    """Channels, height and width of its latents; a vector is a map of 1 px."""
+
+    def compress(self, image: Tensor) -> Tensor:
+        """[N,C,H,W] float in [-1,1] to latents [N,*latent_shape] float32, as little of noise as the model knows how."""
+        ...
+
+    def expand(self, latent: Tensor) -> Tensor:
+        """Latents [N,*latent_shape], also ones between or beside those of pictures, to [N,C,H,W] float in [-1,1]."""
+        ...
+
+
+@runtime_checkable
 class Scores(Protocol):
     def bound(self, image: Tensor, noise: Noise) -> dict[str, Tensor]:
         """The evidence lower bound on the log-likelihood of each picture from one draw of z, [N] nats.
@@ -364,6 +378,7 @@ ABILITIES: dict[str, type] = {
     "reconstruct": Reconstructs,
     "encode": Encodes,
     "decode": Decodes,
+    "compress": Compresses,
     "bound": Scores,
     "log_likelihood": KnowsLikelihood,
     "tokenize": Tokenizes,

@@ -201,8 +201,13 @@ class Opened:
     def precision(self) -> AbstractContextManager:
         """The precision it was trained in for models that draw in steps, whose networks are asked many times for a
         picture; float32 for all others."""
+        return autocast(self.device, self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What that precision is here."""
         wanted = self.run.config.train.precision if self.model.stepwise else "float32"
-        return autocast(self.device, choose_dtype(wanted, self.device))
+        return choose_dtype(wanted, self.device)
 
     def sampling(self, **asked: Any) -> SamplingConfig | None:
         """How a model that draws in steps is to do so: its own settings with those of `asked` that are not None.

@@ -12,6 +12,7 @@ from rich.table import Table
 from tasvir.config import Pictures, to_plain
 from tasvir.core import Recipe, abilities
 from tasvir.data.derive import source_shape
+from tasvir.diffusion.telling import in_words
 from tasvir.models import RECIPES, build, recipe, usual_foundation
 
 
@@ -61,6 +62,15 @@ def needs(row: Recipe) -> str:
     return ", ".join(named.get(need, need) for need in row.model.needs)
 
 
+def classes_of(row: Recipe) -> str:
+    """What a recipe that can do without classes does where the pictures have any; empty for all others."""
+    if "labels" in row.model.needs or not hasattr(row.config, "conditional"):
+        return ""
+    if not row.config.conditional:
+        return "learns classes where --model.conditional is set; then `tasvir sample --label` draws for them"
+    return "class-conditional where the pictures have classes: `tasvir sample --label` draws for them"
+
+
 def describe(name: str) -> dict[str, Any]:
     """A recipe as plain values; its networks built for the size it trains on by default."""
     found = recipe(name)
@@ -83,6 +93,8 @@ def describe(name: str) -> dict[str, Any]:
         "summary": found.summary,
         "source": (inspect.getdoc(inspect.getmodule(found.model)) or "").strip(),
         "needs": needs(found),
+        "classes": classes_of(found),
+        "draws": in_words(found.config.sampling) if found.model.stepwise else None,
         "sizes": found.model.sizes,
         "abilities": abilities(found.model),
         "pictures": f"{size}×{size} colour{f' of {len(classes)} classes' if classes else ''}",
@@ -118,6 +130,8 @@ def _one(plain: dict[str, Any]) -> str:
         "",
         f"pictures of {plain['sizes']}; can {', '.join(plain['abilities'])}",
         *([f"needs {plain['needs']}{NEEDED.get(plain['needs'], '')}"] if plain["needs"] else []),
+        *([plain["classes"]] if plain["classes"] else []),
+        *([f"draws in steps: {plain['draws']}; `tasvir sample --sampler … --steps …`"] if plain["draws"] else []),
         *([f"trains {plain['stands_on']} first and stands on it"] if plain["stands_on"] else []),
         "",
         f"networks for {plain['pictures']}:",

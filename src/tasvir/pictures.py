@@ -48,13 +48,16 @@ LONGEST = 40
 def named_grid(
     images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = (), across: int = 0
 ) -> Image.Image:
-    """A grid, `across` pictures wide, with a name before each row and above each column; either may be left out."""
+    """A grid, `across` pictures wide, with a name before each row and above each column, which may have several lines;
+    either may be left out.
+    """
     across = across or len(columns) or max(1, len(images) // max(1, len(rows)))
     sheet = grid(images, across, least=NAMED)
     font = letters(LETTERS)
     short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in rows]
     left = max((math.ceil(font.getlength(name)) + 12 for name in short), default=0)
-    top = LETTERS + 10 if any(columns) else 0
+    lines = max((name.count("\n") + 1 for name in columns), default=1)
+    top = LETTERS + 10 + (lines - 1) * (LETTERS + 3) if any(columns) else 0
     canvas = Image.new(sheet.mode, (sheet.width + left, sheet.height + top), "white")
     canvas.paste(sheet, (left, top))
     draw = ImageDraw.Draw(canvas)
@@ -62,7 +65,9 @@ def named_grid(
     for position, name in enumerate(short):
         draw.text((left - 8, top + (position + 0.5) * (sheet.height - 2) / count), name, "black", font, anchor="rm")
     for position, name in enumerate(columns):
-        draw.text((left + 1 + (position + 0.5) * tile, top - 4), name, "black", font, anchor="ms")
+        for line, part in enumerate(reversed(name.split("\n"))):
+            place = left + 1 + (position + 0.5) * tile, top - 4 - line * (LETTERS + 3)
+            draw.text(place, part, "black", font, anchor="ms")
     return canvas
 
 

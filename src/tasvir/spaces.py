@@ -1,5 +1,6 @@
 """A model's latent spaces: z, where its noise lives, and w, to which style-based generators map it; paths in them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,8 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tasvir.config import Refused
-from tasvir.core import Noise
+from tasvir.config import Refused, SamplingConfig
+from tasvir.core import Batch, Encodes, Noise
+from tasvir.diffusion.inversion import deterministic, invert
+from tasvir.diffusion.samplers import SAMPLERS
 
 SpaceName = Literal["z", "w"]
 PathName = Literal["linear", "spherical"]
@@ -31,6 +34,10 @@ class Space:
     """Latents z [N,D] of classes to this space's own [N,W]."""
     decode: Callable[[Tensor, Tensor | None], Tensor]
     """Those to pictures [N,C,S,S] float in [-1,1]."""
+    draw: Callable[[Noise], Tensor]
+    """Random latents z [N,D], on the CPU."""
+    encode: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    """Pictures [N,C,S,S] to z; None where the model cannot."""
 
 
 def has_styles(model: Any) -> bool:
@@ -38,9 +45,16 @@ def has_styles(model: Any) -> bool:
     return callable(getattr(model, "map", None)) and callable(getattr(model, "synthesize", None))
 
 
-def space_of(model: Any, recipe: str, name: SpaceName | None = None, truncation: float | None = None) -> Space:
+def space_of(
+    model: Any,
+    recipe: str,
+    name: SpaceName | None = None,
+    truncation: float | None = None,
+    how: SamplingConfig | None = None,
+) -> Space:
     """The space of that name; left out, w where the model has it (Karras et al. 2019, arXiv 1812.04948), else z.
 
+    Of models that draw in steps, z is the noise they begin with, and `how` says how they go on (see `noise_space`).
     `truncation` is as in `sample`: of what enters, or where z is mapped to w, of this w. Raises `Refused` for w where
     there is none, and for a truncation that the model does not know.
     """
@@ -57,8 +71,18 @@ def space_of(model: Any, recipe: str, name: SpaceName | None = None, truncation:
 
     if name == "w" and not has_styles(model):
         raise Refused(f"{recipe} has no w, only z: leave --space out. Style-based generators have both.")
+    if model.stepwise:
+        return noise_space(model, how)
+
+    def draw(noise: Noise) -> Tensor:
+        return random_latents(model, noise)
+
+    def encode(image: Tensor, label: Tensor | None) -> Tensor:
+        return model.encode(image, **told(label))
+
+    ends = draw, encode if isinstance(model, Encodes) else None
     if not has_styles(model):
-        return Space("z", "spherical", lambda z, label: kept(z), lambda z, label: model.decode(z, **told(label)))
+        return Space("z", "spherical", lambda z, label: kept(z), lambda z, label: model.decode(z, **told(label)), *ends)
 
     def enter(z: Tensor, label: Tensor | None) -> Tensor:
         return kept(model.map(z, **told(label)))
@@ -67,8 +91,36 @@ def space_of(model: Any, recipe: str, name: SpaceName | None = None, truncation:
         return shown(model.synthesize(w))
 
     if name == "z":
-        return Space("z", "spherical", lambda z, label: z, lambda z, label: made(enter(z, label), label))
-    return Space("w", "linear", enter, made)
+        return Space("z", "spherical", lambda z, label: z, lambda z, label: made(enter(z, label), label), *ends)
+    return Space("w", "linear", enter, made, *ends)
+
+
+def noise_space(model: Any, how: SamplingConfig | None = None) -> Space:
+    """The noise that a diffusion model draws a picture of, [N,D] of unit variance.
+
+    A picture's own is found by going the deterministic way of sampling back (see diffusion/inversion.py). Where a
+    sampler draws noise on the way, as distilled models must in more than one step, it is the same for all pictures.
+    """
+    how = deterministic(how or model.sampling())
+    grid, size = model.process.grid(how.steps), math.prod(model.shape)
+    length = float(grid.sigma[0])
+
+    def encode(image: Tensor, label: Tensor | None) -> Tensor:
+        return invert(model.denoiser(label, how), model.coded(Batch(image)), grid, how).flatten(1) / length
+
+    def decode(latent: Tensor, label: Tensor | None) -> Tensor:
+        further = Noise([0])
+
+        def draw() -> Tensor:
+            return further.draw(*model.shape, device=latent.device).expand(len(latent), *model.shape)
+
+        start = length * latent.view(-1, *model.shape)
+        return model.decoded(SAMPLERS[how.sampler].run(model.denoiser(label, how), start, grid, draw, how))
+
+    def enter(latent: Tensor, label: Tensor | None) -> Tensor:
+        return latent
+
+    return Space("z", "spherical", enter, decode, lambda noise: noise.draw(size), None if model.distilled else encode)
 
 
 def shown(image: Tensor) -> Tensor:

@@ -1,30 +1,33 @@
 """Walks through a run's latent space: rows of pictures from one latent to another, and films that come back to where
 they began."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasvir.config import Refused
-from tasvir.core import Encodes, Noise
-from tasvir.spaces import PATHS, PathName, Space, SpaceName, loop, random_latents, space_of
+from tasvir.config import Refused, SamplingConfig
+from tasvir.core import Noise
+from tasvir.spaces import PATHS, PathName, Space, SpaceName, loop, space_of
 
 if TYPE_CHECKING:
     from tasvir.drawing import Opened
 
 EACH = "each"
 """In the place of a class: all of them, along the same latents."""
+HELD_OUT = "held-out"
+"""In the place of pictures: those that the run was not trained on."""
 
 
 @dataclass(frozen=True)
 class Route:
     """What walks go through, and how."""
 
-    source: str | None = None
-    """Pictures to walk between, where the model encodes; left out, held-out ones."""
+    source: str | tuple[str, ...] | None = None
+    """Pictures to walk between, where the model encodes, or `held-out`; left out, held-out ones, or of models that draw
+    in steps random latents."""
     number: int = 8
     """Walks."""
     stops: int = 2
@@ -40,6 +43,8 @@ class Route:
     """Left out, the space's own."""
     truncation: float | None = None
     """As of `sample`; of models that draw latents at random."""
+    how: SamplingConfig | None = None
+    """Of models that draw in steps: how they do."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,19 @@ class Stops:
 def stops(opened: "Opened", route: Route) -> Stops:
     """Raises `Refused` where the model cannot encode the pictures asked for, or knows no such space or class."""
     model, recipe, each = opened.model, opened.run.config.recipe, _is_each(opened, route)
-    space = space_of(model, recipe, route.space, route.truncation)
+    space = space_of(model, recipe, route.space, route.truncation, route.how)
     if each and not opened.conditional:
         raise Refused(f"{recipe} does not know classes, so --label each has no meaning.")
     told = None if each else opened.labels(route.label, route.number)
-    if route.source is not None and not isinstance(model, Encodes):
+    asked = route.source is not None
+    if asked and space.encode is None:
         raise Refused(f"{recipe} cannot encode pictures; leave them out to walk between random latents.")
-    if isinstance(model, Encodes) and (route.source is not None or len(opened.held_out) > 1):
-        latents, classes = _encoded(opened, route, None if told is None else told[0], each)
+    route = replace(route, source=None) if route.source == HELD_OUT else route
+    if space.encode is not None and (asked or (not model.stepwise and len(opened.held_out) > 1)):
+        latents, classes = _encoded(opened, space, route, None if told is None else told[0], each)
     else:
         seeds = range(route.seed, route.seed + route.stops * route.number)
-        latents = random_latents(model, Noise(seeds)).view(route.number, route.stops, -1)
+        latents = space.draw(Noise(seeds)).view(route.number, route.stops, -1)
         classes = opened.classes_in_turn(route.number) if told is None else told
     number, names = len(latents), []
     if each:
@@ -102,8 +109,11 @@ def _is_each(opened: "Opened", route: Route) -> bool:
     return route.label == EACH and EACH not in opened.run.pictures.classes
 
 
-def _encoded(opened: "Opened", route: Route, told: int | None, each: bool) -> tuple[Tensor, list[int] | None]:
-    """Latents [R,K,D] of pictures, and the class of each walk: that which is `told`, else of the pictures of one walk.
+def _encoded(
+    opened: "Opened", space: Space, route: Route, told: int | None, each: bool
+) -> tuple[Tensor, list[int] | None]:
+    """Latents [R,K,D] of pictures, and the class of each walk: that which is `told`, else of the pictures of one walk;
+    models that draw in steps may be told none.
 
     Fewer walks where there are fewer pictures, and at least one, through as many as there are.
     """
@@ -112,19 +122,31 @@ def _encoded(opened: "Opened", route: Route, told: int | None, each: bool) -> tu
     if route.source is None and opened.conditional and not each:
         real, known, size = _of_one_class(opened, route, told)
     else:
-        real = opened.real(route.source, wanted)
+        real = _real(opened, route.source, wanted)
         size = min(route.stops, len(real))
         if size < 2:
-            source = route.source or opened.run.data_words
+            source = _named(route.source) or opened.run.data_words
             raise Refused(f"A walk needs at least two pictures; {source} has one.")
         real = real[: len(real) // size * size]
-        known = [told] * len(real) if told is not None else opened.labels_beside(route.source, len(real))
-        if opened.conditional and known is None and not each:
+        known = [told] * len(real) if told is not None else opened.labels_beside(_named(route.source), len(real))
+        if opened.conditional and known is None and not each and not opened.model.stepwise:
             raise Refused(f"{opened.run.config.recipe} walks within one class: say which with --label.")
-        known = opened.classes_of(real, known)
+        known = known if opened.model.stepwise else opened.classes_of(real, known)
     classes = None if known is None else known[::size]
-    latents = torch.from_numpy(opened.encoded(real, known))
+    assert space.encode is not None
+    latents = opened.in_space(space.encode, opened.tensor(real), known)
     return latents.view(len(real) // size, size, -1), classes
+
+
+def _named(source: str | tuple[str, ...] | None) -> str | None:
+    return " ".join(source) if isinstance(source, tuple) else source
+
+
+def _real(opened: "Opened", source: str | tuple[str, ...] | None, number: int) -> np.ndarray:
+    """The first pictures of each source in its turn, `number` in all at most."""
+    if not isinstance(source, tuple):
+        return opened.real(source, number)
+    return np.concatenate([opened.real(one, number) for one in source])[:number]
 
 
 def _of_one_class(opened: "Opened", route: Route, told: int | None) -> tuple[np.ndarray, list[int], int]:

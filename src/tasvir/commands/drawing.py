@@ -39,6 +39,7 @@ class Sample:
 
     def __call__(self) -> None:
         from tasvir import drawing, pictures
+        from tasvir.diffusion.telling import shown
         from tasvir.spaces import has_styles
 
         pictures.check_out(self.out)
@@ -46,14 +47,14 @@ class Sample:
         how = opened.sampling(sampler=self.sampler, steps=self.steps, guidance=self.guidance, eta=self.eta)
         classes = opened.run.pictures.classes
         seeds = list(range(self.seed, self.seed + self.number))
+        columns, names = None, []
         if self.label == "each" and opened.conditional and "each" not in classes:
             labels: list[int] | None = [label for label in range(len(classes)) for _ in seeds]
-            images = opened.samples(seeds * len(classes), self.noise, labels, self.prior, self.truncation, how)
             seeds, columns, names = seeds * len(classes), self.number, list(classes)
         else:
             labels = opened.labels(self.label, self.number)
+        with shown(opened, len(seeds), how):
             images = opened.samples(seeds, self.noise, labels, self.prior, self.truncation, how)
-            columns, names = None, []
         said = pictures.write(
             images, self.out, columns=columns, labels=labels, seeds=seeds, classes=classes, row_names=names
         )

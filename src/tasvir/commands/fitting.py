@@ -44,12 +44,14 @@ def of_too_few(name: str, error: "TooFew") -> Refused:
     """What is refused where there are too few pictures to train anything on, with what else the recipe lacks, and what
     it can do with few."""
     from tasvir.data.packing import MINIMUM
+    from tasvir.nn.augmentation import AugmentConfig
 
     chosen, said = recipe(name), str(error)
     if "labels" in chosen.model.needs and not error.classes:
         said += f"\n{name} needs classes as well, and these have none: put each class into a folder of its own."
     if hasattr(chosen.config, "augment"):
-        said += f"\nFrom {MINIMUM} pictures on, {name} can augment them: --model.augment.name ada or diffaugment."
+        how = ".name ada or diffaugment" if isinstance(chosen.config.augment, AugmentConfig) else " 0.12"
+        said += f"\nFrom {MINIMUM} pictures on, {name} can augment them: --model.augment{how}."
     return Refused(said)
 
 
@@ -60,8 +62,10 @@ def few_pictures(run: "Run", model: "Model", dataset: "Dataset") -> str | None:
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
+    from tasvir.nn.augmentation import AugmentConfig
+
     augment, count = getattr(run.config.model, "augment", None), len(dataset.train)
-    if augment is None or dataset.stream is not None:
+    if not isinstance(augment, AugmentConfig) or dataset.stream is not None:
         return None
     if count < 2 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         raise Refused(f"There is {count} picture to train on; {run.config.recipe} has batch norm and needs at least 2.")

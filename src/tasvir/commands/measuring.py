@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from tasvir.cli import parse
-from tasvir.commands.words import Number, Step, check_recipe
+from tasvir.commands.words import Eta, Guidance, Number, Sampler, Step, Steps, check_recipe
 from tasvir.config import Count, CountOrZero, DataConfig, Refused, Seed
 
 Folders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN …]")]
@@ -30,8 +30,11 @@ class Recipes:
         print(listing.recipes(self.recipe, self.json))
 
 
-_ALONE = ("size", "split", "features", "weights", "labels", "prior")
+_ALONE = ("size", "split", "features", "weights", "labels", "prior", "sampler", "steps", "guidance", "eta")
 """Settings of `tasvir evaluate` that mean nothing for pairs, nor for a run on whole pictures of another set."""
+
+_SAMPLING = ("sampler", "steps", "guidance", "eta")
+"""Settings of how a run draws in steps."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Evaluate:
     prior: Literal["model", "mixture"] = "model"
     """Whence latents are drawn for samples of a run: its model's own prior, or a Gaussian mixture fitted to the
     encodings of its training pictures."""
+    sampler: Sampler = None
+    steps: Steps = None
+    guidance: Guidance = None
+    eta: Eta = None
     seed: Seed = 0
     """Of the first sample, and of whatever else is drawn at random."""
     step: Step = None
@@ -103,6 +110,7 @@ class Evaluate:
             self.draws,
             self.border,
             self.prior,
+            {name: getattr(self, name) for name in _SAMPLING},
         )
         if self.run is not None:
             found = evaluate.of_run(self.run, protocol, self.step, reference=self.reference)
@@ -141,6 +149,8 @@ class Evaluate:
             raise Refused("--step is of a run; generated pictures have none.")
         elif self.prior != "model":
             raise Refused("--prior is of a run; generated pictures have none.")
+        elif given := [name for name in _SAMPLING if getattr(self, name) is not None]:
+            raise Refused(f"--{given[0]} is of a run; generated pictures have been drawn.")
         if self.out is not None and self.out.suffix != ".jsonl":
             raise Refused(f"--out {self.out} must end in .jsonl; its lines are what `tasvir compare` reads.")
         if self.out is not None:

@@ -110,6 +110,9 @@ class Train:
                 f"{self.on} was trained on pictures of {_shape_words(below.pictures)}, and these are of "
                 f"{_shape_words(dataset.pictures)}: {_to_agree(below.pictures, dataset.pictures, data)}."
             )
+        knows = below is not None and getattr(below.config.model, "conditional", False)
+        if below is not None and knows and below.pictures.classes != dataset.pictures.classes:
+            raise Refused(f"{self.on} knows other classes than these pictures have: take those it was trained on.")
         run = Run(out, self._config(data, below), dataset.pictures, dataset.description)
         stages = [(run, built(run))]
         if run.config.foundation is not None and below is None:

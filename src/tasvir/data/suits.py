@@ -90,6 +90,8 @@ def _suit(name: str, chosen: "Recipe", found: Findings, few: str | None) -> Suit
     if lacking:
         return Suit(name, None, lacking)
     uses = " and ".join(USES[need] for need in model.needs if need in USES)
+    if not uses and getattr(chosen.config, "conditional", False) and _pictures(found, size).classes:
+        uses = USES["labels"]
     if "source" in model.needs and found.config.derive != "none":
         uses = f"pairs that it makes of them (--data.derive {found.config.derive})"
     shown = f"{'tiles of ' if found.tiled else ''}{size} px, {'grey' if found.channels() == 1 else 'colour'}"

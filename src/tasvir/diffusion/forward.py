@@ -76,7 +76,7 @@ class Process:
         raise NotImplementedError
 
     def told(self, level: Level) -> Tensor:
-        """What the network is told of one of the process's own levels, some number from 0 to 1000 or so."""
+        """What the network is told of one of the process's own levels, some number of up to a thousand or so."""
         raise NotImplementedError
 
     def scalings(self, level: Level) -> Scalings:
@@ -109,12 +109,17 @@ class Discrete(Process):
         kept = np.concatenate([[1.0], cumulative(schedule, steps)])
         if zero_terminal_snr:
             kept = without_signal(kept)
-        self.alpha, self.sigma = torch.from_numpy(np.sqrt(kept)), torch.from_numpy(np.sqrt(1 - kept))
+        self.levels = Level(torch.from_numpy(np.sqrt(kept)), torch.from_numpy(np.sqrt(1 - kept)))
         """[steps + 1] float64; place 0 is the clean picture, place t is after t steps."""
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    @property
-    def levels(self) -> Level:
-        return Level(self.alpha, self.sigma)
+    def tables(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """α, σ, angle and α²/σ² of all levels, [4, steps + 1], copied to a device once, so that no step waits."""
+        key = torch.device(device), dtype
+        if key not in self._copies:
+            rows = torch.stack([*self.levels, self.levels.angle, self.levels.snr])
+            self._copies[key] = rows.to(dtype).to(device)
+        return self._copies[key]
 
     def check_steps(self, steps: int) -> None:
         if steps > self.steps:
@@ -128,19 +133,21 @@ class Discrete(Process):
 
     def draw(self, number: int, device: torch.device) -> Level:
         place = torch.randint(1, self.steps + 1, (number,), device=device)
-        return Level(*(value.float().to(device)[place] for value in self.levels))
+        alpha, sigma, *_ = self.tables(device)
+        return Level(alpha[place], sigma[place])
 
     def grid(self, steps: int) -> Level:
         places = self.places(steps)
-        return Level(self.alpha[places], self.sigma[places])
+        return Level(*(value[places] for value in self.levels))
 
     def own(self, level: Level) -> Level:
-        angle = level.angle.clamp(*(float(value) for value in self.levels.angle[[1, -1]]))
-        return Level(angle.cos(), angle.sin())
+        both = torch.hypot(level.alpha, level.sigma)
+        alpha, sigma = ([float(value) for value in row[[1, -1]]] for row in self.levels)
+        return Level((level.alpha / both).clamp(*reversed(alpha)), (level.sigma / both).clamp(*sigma))
 
     def place(self, level: Level) -> Tensor:
         """Which step has that level, 1 to `steps`; between two of them, so much of the way."""
-        table = self.levels.angle.to(level.sigma.device, level.sigma.dtype)
+        _, _, table, _ = self.tables(level.sigma.device, level.sigma.dtype)
         angle = level.angle.contiguous()
         above = torch.searchsorted(table, angle).clamp(1, self.steps)
         part = (angle - table[above - 1]) / (table[above] - table[above - 1])
@@ -173,7 +180,7 @@ class Discrete(Process):
         if self.weighting == "min-snr":
             return level.snr.clamp(max=self.gamma) * of_picture
         place = self.place(level).round().long()
-        snr = self.levels.snr.to(level.sigma.device, level.sigma.dtype)
+        *_, snr = self.tables(level.sigma.device, level.sigma.dtype)
         # the last step to the picture: a Gaussian with the variance of the step before it
         variance = float(posterior(self.levels.at(2), self.levels.at(1))[2]) if self.steps > 1 else 1.0
         gained = torch.where(place > 1, snr[(place - 1).clamp(min=1)] - snr[place], 1 / variance)
@@ -256,7 +263,7 @@ class Straight(Process):
 
     def shifted(self, time: Tensor) -> Tensor:
         """Times with more of them near noise, for large pictures (Esser et al. 2024, arXiv 2403.03206, equation 23)."""
-        return self.shift * time / (1 + (self.shift - 1) * time)
+        return time / (time + (1 - time) / self.shift)  # exactly 1 at 1
 
     def draw(self, number: int, device: torch.device) -> Level:
         normal = self.times == "logit-normal"
@@ -294,3 +301,12 @@ def posterior(level: Level, cleaner: Level) -> tuple[Tensor, Tensor, Tensor]:
     of_x = ratio * cleaner.sigma**2 / level.sigma**2
     of_clean = cleaner.alpha * added / level.sigma**2
     return of_x, of_clean, added * cleaner.sigma**2 / level.sigma**2
+
+
+def reverse_variance(level: Level, cleaner: Level) -> Tensor:
+    """Variance of x at the cleaner level given x alone, for clean pictures that are N(0, 1): the most it can be.
+
+    Where α² + σ² = 1 it is the β of Ho et al. 2020, section 3.2; `posterior` has the least, β̃, for one known picture.
+    """
+    added = level.sigma**2 - (level.alpha / cleaner.alpha) ** 2 * cleaner.sigma**2
+    return added * (cleaner.alpha**2 + cleaner.sigma**2) / (level.alpha**2 + level.sigma**2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasvir.config import SamplingConfig
-from tasvir.diffusion.forward import Level, posterior
+from tasvir.diffusion.forward import Level, posterior, reverse_variance
 
 Denoise = Callable[[Tensor, Level], Tensor]
 """x [N,...] and a single level of all of them → the expected clean x, [N,...]."""
@@ -33,13 +33,14 @@ def _rows(grid: Level) -> list[tuple[Level, Level]]:
 def ancestral(denoise: Denoise, x: Tensor, grid: Level, draw: Draw, how: SamplingConfig) -> Tensor:
     """A draw from q(next|x, clean) at each step (Ho et al. 2020, arXiv 2006.11239, algorithm 2); 1 evaluation a step.
 
-    The variance is the posterior's, σ² = β̃; the last step draws nothing.
+    `how.variance` is one of the paper's two, small (β̃) or large (β); the last step draws nothing.
     """
     for level, after in _rows(grid):
         of_x, of_clean, variance = posterior(level, after)
         x = of_x * x + of_clean * denoise(x, level)
-        if variance > 0:
-            x = x + variance.sqrt() * draw()
+        if after.sigma > 0:
+            variance = reverse_variance(level, after) if how.variance == "large" else variance
+            x = x + variance.clamp(min=0).sqrt() * draw()
     return x
 
 
@@ -120,6 +121,16 @@ def dpm_solver(denoise: Denoise, x: Tensor, grid: Level, draw: Draw, how: Sampli
     return x
 
 
+def consistency(denoise: Denoise, x: Tensor, grid: Level, draw: Draw, how: SamplingConfig) -> Tensor:
+    """Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, algorithm 1): where the path ends, with fresh
+    noise of the next level; 1 evaluation a step."""
+    for level, after in _rows(grid):
+        x = after.alpha * denoise(x, level)
+        if after.sigma > 0:
+            x = x + after.sigma * draw()
+    return x
+
+
 def slope(denoise: Denoise, x: Tensor, at: Level, start: Level, end: Level) -> Tensor:
     """How far x moves from `start` to `end` at the speed it has at a level between them."""
     clean = denoise(x, at)
@@ -147,14 +158,17 @@ class Sampler:
     """Of the network, in a step."""
     takes: tuple[str, ...] = ()
     """Settings of `SamplingConfig` that mean something to it."""
+    distilled: bool = False
+    """Whether `denoise` must say where the path through x ends, and not what is expected."""
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "ancestral": Sampler(ancestral, 1),
+    "ancestral": Sampler(ancestral, 1, ("variance",)),
     "ddim": Sampler(ddim, 1, ("eta",)),
     "dpm-solver++": Sampler(dpm_solver, 1),
     "euler": Sampler(euler, 1),
     "heun": Sampler(heun, 2),
     "stochastic-heun": Sampler(stochastic_heun, 2, ("churn",)),
     "rk4": Sampler(rk4, 4),
+    "consistency": Sampler(consistency, 1, distilled=True),
 }

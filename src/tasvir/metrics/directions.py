@@ -51,6 +51,10 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
         "ssim_rgb": "higher",
         "cycle_mae": "lower",
         "back_cycle_mae": "lower",
+        "denoising_gain": "higher",
+        "denoising_psnr": "higher",
+        "noisy_psnr": "higher",
+        "linear_psnr": "higher",
     },
     "likelihood": {
         "bound": "higher",
@@ -62,6 +66,10 @@ GROUPS: dict[str, dict[str, Direction | None]] = {
         "bits_per_dim": "lower",
         "bits_per_dimension": "lower",
         "bound_bits_per_dim": "lower",
+        "flow_bits_per_dim": "lower",
+        "vlb_bits_per_dim": "lower",
+        "vlb_prior": "lower",
+        "vlb_reconstruction": "lower",
         "code_nats": "lower",
         "bits_per_code": "lower",
         "active_units": None,
@@ -120,6 +128,6 @@ def order(metric: str) -> tuple[int, int]:
 
 
 def plain(metric: str) -> str:
-    """Without the prefix of pairs, and without the size at which a pyramid's level was measured."""
+    """Without the prefix of pairs, the size at which a pyramid's level was measured, and the strength of noise."""
     prefix = next((prefix for prefix in PREFIXES if metric.startswith(prefix)), "")
-    return re.sub(r"^(sliced_wasserstein)_\d+$", r"\1", metric.removeprefix(prefix))
+    return re.sub(r"^(sliced_wasserstein|\w+_psnr|denoising_gain)_[\d.]+$", r"\1", metric.removeprefix(prefix))

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Protocol:
     """Pixels cut from every side before super-resolution is judged; None is a run's scale if it enlarges, else 0."""
     prior: PriorName = "model"
     """Whence a run's latents are drawn for samples: its model's own prior, or a `mixture` fitted to its encodings."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """Of runs that draw in steps: what is asked for instead of their own settings (`Opened.sampling`)."""
 
     def extractor(self, dataset: Dataset) -> Extractor:
         """The features asked for. Unasked, where the usual ones cannot be had, others, and a sentence about it.
@@ -87,33 +89,34 @@ def of_run(
     `reference`, a translating run is held against whole pictures of that set. Raises `Refused` for a metric that does
     not exist or that the run cannot be measured by.
     """
-    _rows(protocol.metrics)  # what does not exist is said before anything is read
+    rows_named(protocol.metrics)  # what does not exist is said before anything is read
     opened = opened or Opened(folder, step=step)
-    subject = _of_opened(opened, protocol, reference)
+    subject = subject_of(opened, protocol, reference)
     if protocol.prior == "mixture" and not {"encode", "decode"} <= subject.has():
         raise Refused(
             f"{opened.run.config.recipe} of {folder} has no latents to fit a mixture to: --prior mixture wants a model "
             "that encodes and decodes. Leave it out."
         )
-    rows = _rows(protocol.metrics, subject.has())
-    passport = {
-        "averaged": opened.run.config.train.average > 0,
-        "recipe": opened.run.config.recipe,
-        "step": opened.step,
-        **(subject.facts if isinstance(subject, WholeSubject) else {}),
-    }
+    rows = rows_named(protocol.metrics, subject.has())
+    passport = {**passport_of(opened), **(subject.facts if isinstance(subject, WholeSubject) else {})}
     figures = opened.run.folder / "figures"
     out = opened.run.folder / "measurements.jsonl"
     what = f"{opened.run.config.recipe} of {folder}"
     if not training:
-        return _measured(subject, rows, protocol, passport, what, out, figures)
-    found = _measured(subject, rows, protocol, passport, what, None, None, baselines=False)
+        return measured(subject, rows, protocol, passport, what, out, figures)
+    found = measured(subject, rows, protocol, passport, what, None, None, baselines=False)
     lines = [{**line, "during": "training"} for line in found]
     append(out, *lines)
     return lines
 
 
-def _of_opened(opened: Opened, protocol: Protocol, reference: str | None) -> Subject:
+def passport_of(opened: Opened) -> dict[str, Any]:
+    """What a run tells of itself."""
+    config = opened.run.config
+    return {"averaged": config.train.average > 0, "recipe": config.recipe, "step": opened.step}
+
+
+def subject_of(opened: Opened, protocol: Protocol, reference: str | None) -> Subject:
     """What is measured of a run: held against the pictures it was trained to imitate, or against a `reference`."""
     if reference is not None:
         opened.require("translate")
@@ -122,6 +125,7 @@ def _of_opened(opened: Opened, protocol: Protocol, reference: str | None) -> Sub
         kind = TranslatedSubject if hasattr(opened.model, "translate") else RunSubject
         split = protocol.split or "test"
         found = kind(opened, split, protocol.number, protocol.seed, protocol.extractor, protocol.prior)
+    found.how = opened.sampling(**protocol.asked)
     scale = getattr(opened.model, "scale", 1)
     leaves = reference is not None or 2 * scale < opened.run.pictures.size
     found.border = scale if scale > 1 and leaves else 0
@@ -136,7 +140,7 @@ def of_pictures(
 
     Raises `Refused` for a metric that does not exist or that such pictures cannot be measured by.
     """
-    rows = _rows(protocol.metrics)
+    rows = rows_named(protocol.metrics)
     if paired:
         both = made.pairs(generated, reference.source[0], protocol.number)
         digest, facts, notes = both.hash, both.facts, both.notes
@@ -151,14 +155,14 @@ def of_pictures(
         )
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     passport = {"generated": Path(generated).name or generated, "generated_hash": digest, **facts}
-    return _measured(subject, rows, protocol, passport, generated, out, figures)
+    return measured(subject, rows, protocol, passport, generated, out, figures)
 
 
 def check(model: type[Model], dataset: Dataset, protocol: Protocol, ready: bool = True) -> None:
     """Raise `Refused` if runs of a model on a set cannot be measured so; makes `ready` what measuring needs."""
     given = given_by(model, dataset) | given_by_set(dataset)
-    rows = _rows(protocol.metrics, given)
-    _able(rows, given, model.__name__)
+    rows = rows_named(protocol.metrics, given)
+    able_by(rows, given, model.__name__)
     for name in rows if ready else ():
         _make_ready(name)
     if ready and any(METRICS[name].features for name in rows):
@@ -171,7 +175,7 @@ def _make_ready(name: str) -> None:
         ready()
 
 
-def _rows(words: Iterable[str], has: set[str] | None = None) -> list[str]:
+def rows_named(words: Iterable[str], has: set[str] | None = None) -> list[str]:
     """Rows of METRICS by their names or by those of their numbers. Raises `Refused` for a word that is neither.
 
     Of rows that give the same number, the one that can be measured by what a subject `has`, else the first.
@@ -195,7 +199,7 @@ def _rows(words: Iterable[str], has: set[str] | None = None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _measured(
+def measured(
     subject: Subject,
     rows: list[str],
     protocol: Protocol,
@@ -205,7 +209,7 @@ def _measured(
     figures: Path | None,
     baselines: bool = True,
 ) -> list[dict[str, Any]]:
-    able = _able(rows, subject.has(), what)
+    able = able_by(rows, subject.has(), what)
     for name in rows:
         _make_ready(name)
     subject.draws = protocol.draws or (50 if subject.dataset.pictures.size <= 64 else 5)
@@ -234,7 +238,7 @@ def _measured(
                 f"they are too large.\ndocs/metrics.md tells what each metric needs; kid is fair with few pictures."
             )
         for value in values:
-            drawn = {"prior": subject.prior} if subject.prior != "model" and "samples" in row.needs else {}
+            drawn = subject.drawn if "samples" in row.needs else {}
             facts = {**common, **drawn, **(_facts(subject) if row.features else {}), **value.passport}
             line = _line(value, {**facts, "pictures": value.number})
             if out is not None:
@@ -250,7 +254,7 @@ def _measured(
     return lines
 
 
-def _able(rows: list[str], has: set[str], what: str) -> list[str]:
+def able_by(rows: list[str], has: set[str], what: str) -> list[str]:
     """The rows of METRICS whose needs are met. Raises `Refused` if one of those asked for is not among them."""
     able = [name for name, row in METRICS.items() if set(row.needs) <= has]
     for name in rows:
@@ -283,6 +287,9 @@ _LACKS = {
     "bound": "likelihood",
     "log_likelihood": "exact likelihood",
     "code_log_likelihood": "prior over codes",
+    "denoise": "way to take noise out of pixels",
+    "process": "process of noise in pixels",
+    "steps": "fixed steps of noise in pixels, as ddpm has",
     "classify": "classes of its own",
     "categorize": "categories of its own",
 }

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tasvir.config import Pictures, Refused
+from tasvir.config import Pictures, Refused, SamplingConfig
 from tasvir.core import abilities
 from tasvir.data import Dataset, Split
 from tasvir.data.workers import progress
+from tasvir.diffusion.forward import Discrete
+from tasvir.diffusion.telling import in_words
 from tasvir.drawing import BATCH, Opened, PriorName
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class Subject:
     """Draws K of the importance-weighted bound."""
     prior: PriorName = "model"
     """Whence a run's latents are drawn for samples: its `model`'s own prior, or a `mixture` fitted to its encodings."""
+    how: SamplingConfig | None = None
+    """How models that draw in steps do so; None for all others."""
     border: int = 0
     """Pixels cut from every side before super-resolution is judged: the scale factor."""
     device: str = "auto"
@@ -76,10 +80,16 @@ class Subject:
         translations; baselines have one of their own (`directions.PREFIXES`)."""
         return ""
 
+    @property
+    def drawn(self) -> dict[str, str]:
+        """What a passport says of how samples were drawn; `own_sampling` is as the run does unasked."""
+        return {}
+
     def has(self) -> set[str]:
         """What metrics may ask for: `samples`, `pairs`, the `reference` with its `labels` and known `factors`, `asked`
         (labels of the samples), `train` and `test` (pictures at hand), `color` (of the reference), what becomes of
-        sources (`enlarging`, `coloring`), and the abilities of the run's model.
+        sources (`enlarging`, `coloring`), the abilities of the run's model, and if it takes noise out of pixels, its
+        `process`, and whether that has fixed `steps`.
         """
         return given_by_set(self.dataset)
 
@@ -189,6 +199,8 @@ class RunSubject(Subject):
     """A run, measured on the pictures it was trained to imitate."""
 
     opened: Opened
+    drawing = "drawing samples"
+    """What is said on a terminal while samples are drawn."""
 
     def __init__(
         self,
@@ -223,9 +235,23 @@ class RunSubject(Subject):
             for start in range(0, self.number, BATCH):
                 part = slice(start, start + BATCH)
                 told = None if labels is None else labels[part]
-                yield self.opened.samples(seeds[part], labels=told, prior=self.prior)
+                yield self.opened.samples(seeds[part], labels=told, prior=self.prior, how=self.how)
 
-        return spooled(drawn(), self.number, "drawing samples")
+        return spooled(drawn(), self.number, self.drawing)
+
+    @property
+    def drawn(self) -> dict[str, str]:
+        facts: dict[str, str] = {} if self.prior == "model" else {"prior": self.prior}
+        if self.how is not None:
+            name = "own_sampling" if self.how == self.opened.sampling() else "sampling"
+            facts[name] = in_words(self.how, self.opened.dtype)
+        return facts
+
+    def redraw(self, how: SamplingConfig, what: str) -> None:
+        """Draw the samples anew, in another way, when they are next asked for; all else is kept."""
+        self.how, self.drawing = how, what
+        for made in ("samples", "sample_features"):
+            self.__dict__.pop(made, None)
 
     @cached_property
     def sample_labels(self) -> np.ndarray | None:
@@ -295,7 +321,7 @@ class PairsSubject(Subject):
         return self._pairs
 
 
-def known_classes(subject: Subject, part: slice) -> "dict[str, Tensor]":
+def known_classes(subject: Subject, part: slice | np.ndarray) -> "dict[str, Tensor]":
     """What a conditional model is told of that part of the reference: `label`, [N] int64; others are told nothing."""
     assert subject.opened is not None
     model = subject.opened.model
@@ -345,6 +371,8 @@ def given_by(model: Any, dataset: Dataset) -> set[str]:
     given = able | {word for name, word in (("sample", "samples"), ("reconstruct", "pairs")) if name in able}
     if getattr(model, "conditional", False) and dataset.pictures.classes:
         given.add("asked")
+    if "denoise" in able and getattr(model, "stepwise", False):
+        given |= {"process"} | ({"steps"} if isinstance(getattr(model, "process", None), Discrete) else set())
     if "translate" in able and dataset.pictures.source is not None:
         given |= {"samples"} | ({"pairs"} if dataset.pictures.matched else set()) | becoming(dataset.pictures)
     return given

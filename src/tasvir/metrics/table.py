@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tasvir.metrics import (
     classification,
     conditional,
+    denoising,
+    diffusion,
     diversity,
     frechet,
     kernel,
@@ -191,6 +193,26 @@ METRICS: dict[str, Metric] = {
         ("log_likelihood",),
         ("log_likelihood", "bits_per_dim"),
         "likelihood, exact",
+    ),
+    "flow-likelihood": Metric(
+        diffusion.flow_likelihood,
+        ("denoise", "process"),
+        ("flow_bits_per_dim",),
+        "likelihood by the probability flow, of at most 100 pictures",
+        asked=True,
+    ),
+    "vlb": Metric(
+        diffusion.variational,
+        ("denoise", "steps"),
+        ("vlb_bits_per_dim", "vlb_prior", "vlb_reconstruction"),
+        "the variational bound of models with fixed steps, of at most 100 pictures",
+        asked=True,
+    ),
+    "denoising": Metric(
+        denoising.denoising,
+        ("denoise", "process"),
+        ("denoising_gain", "denoising_psnr", "noisy_psnr", "linear_psnr"),
+        "taking noise of known strength out of held-out pictures",
     ),
     "codes": Metric(
         likelihood.code_likelihood,

@@ -22,6 +22,7 @@ RECIPES: dict[str, str] = {
     "wae-mmd": "autoencoders.wae",
     "rae": "autoencoders.rae",
     "discrete-vae": "autoencoders.discrete_vae",
+    "kl-autoencoder": "autoencoders.kl_autoencoder",
     "vq-vae": "autoencoders.vq_vae",
     "vq-vae-2-tokenizer": "autoencoders.vq_vae_2",
     "vq-vae-2-tokenizer-256": "autoencoders.vq_vae_2",
@@ -62,6 +63,8 @@ RECIPES: dict[str, str] = {
     "ddpm-cifar10": "diffusion.ddpm",
     "edm": "diffusion.edm",
     "flow": "diffusion.flow",
+    "ldm": "diffusion.ldm",
+    "consistency": "diffusion.consistency",
 }
 
 

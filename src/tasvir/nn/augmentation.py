@@ -194,34 +194,34 @@ def _powers(chosen: Tensor, normal: Tensor, deviation: float) -> Tensor:
 
 def _flip(chosen: Tensor, uniform: Tensor, normal: Tensor, size: int) -> Tensor:
     mirrored = 1 - 2 * chosen * (uniform[0] * 2).floor()
-    return _scaling(mirrored, torch.ones_like(mirrored))
+    return scaling(mirrored, torch.ones_like(mirrored))
 
 
 def _quarters(chosen: Tensor, uniform: Tensor, normal: Tensor, size: int) -> Tensor:
-    return _rotation(chosen * (uniform[0] * 4).floor() * (pi / 2))
+    return rotation(chosen * (uniform[0] * 4).floor() * (pi / 2))
 
 
 def _whole_shift(chosen: Tensor, uniform: Tensor, normal: Tensor, size: int) -> Tensor:
     pixels = chosen * ((2 * uniform - 1) * size / 8).round()
-    return _translation(pixels * (2 / size))
+    return translation(pixels * (2 / size))
 
 
 def _isotropic(chosen: Tensor, uniform: Tensor, normal: Tensor, size: int) -> Tensor:
     factor = _powers(chosen, normal, 0.2)
-    return _scaling(factor, factor)
+    return scaling(factor, factor)
 
 
 def _turn(chosen: Tensor, uniform: Tensor, normal: Tensor, size: int) -> Tensor:
-    return _rotation(_angle(chosen, uniform))
+    return rotation(_angle(chosen, uniform))
 
 
 def _anisotropic(chosen: Tensor, uniform: Tensor, normal: Tensor, size: int) -> Tensor:
     factor = _powers(chosen, normal, 0.2)
-    return _scaling(factor, 1 / factor)
+    return scaling(factor, 1 / factor)
 
 
 def _shift(chosen: Tensor, uniform: Tensor, normal: Tensor, size: int) -> Tensor:
-    return _translation(chosen * normal * (2 / 8))
+    return translation(chosen * normal * (2 / 8))
 
 
 MOVES: dict[str, dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]]] = {
@@ -314,19 +314,19 @@ def _matrix(*entries: Tensor) -> Tensor:
     return torch.stack([*entries, zero, zero, one], 1).unflatten(1, (3, 3))
 
 
-def _scaling(right: Tensor, down: Tensor) -> Tensor:
+def scaling(right: Tensor, down: Tensor) -> Tensor:
     """Where pixels come from when a picture is made larger by these factors [B]."""
     zero = torch.zeros_like(right)
     return _matrix(1 / right, zero, zero, zero, 1 / down, zero)
 
 
-def _rotation(angle: Tensor) -> Tensor:
+def rotation(angle: Tensor) -> Tensor:
     """Where pixels come from when a picture is turned by [B] radians, from right towards down."""
     zero = torch.zeros_like(angle)
     return _matrix(angle.cos(), angle.sin(), zero, -angle.sin(), angle.cos(), zero)
 
 
-def _translation(shift: Tensor) -> Tensor:
+def translation(shift: Tensor) -> Tensor:
     """Where pixels come from when a picture is moved by [2,B] to the right and down."""
     zero, one = torch.zeros_like(shift[0]), torch.ones_like(shift[0])
     return _matrix(one, zero, -shift[0], zero, one, -shift[1])

@@ -83,7 +83,7 @@ def draw(chart: Chart, allowance: float = 1.0) -> Drawn | None:
         logarithmic = False
     else:
         first, last = min(line.steps[0] for line in lines), max(line.steps[-1] for line in lines)
-        first = 0.0 if first < 0.1 * last else first
+        first = 0.0 if 0 <= first < 0.1 * last else first
         values = np.concatenate([line.values for line in lines])
         logarithmic = bool(values.min() > 0 and math.log10(values.max() / values.min()) >= DECADES)
         low, high, cut = _range(np.log10(values) if logarithmic else values)

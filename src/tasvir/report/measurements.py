@@ -175,7 +175,7 @@ def while_training(columns: Sequence[Column]) -> Content | None:
     """Each metric that was measured at several steps, or while training, against the step; the best step is marked."""
     charts: dict[str, tuple[dict[str, Any], dict[str, dict[int, dict[str, Any]]]]] = {}
     for column in columns:
-        for line in column.measurements:
+        for line in (line for line in column.measurements if "table" not in line):
             step = line.get("passport", {}).get("step")
             if isinstance(step, int):
                 facts = comparable(line)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasvir import walks
 from tasvir.config import Refused
-from tasvir.report import latents, translations
+from tasvir.report import diffusion, latents, samplers, translations
 from tasvir.report.charts import Chart, Line, count, scatter_of
 from tasvir.report.content import Content, Made, missing
 from tasvir.report.figures import PALETTE, class_colors
@@ -270,6 +270,10 @@ PANELS: tuple[Panel, ...] = (
     Panel("Through training", (), timeline),
     Panel("Several answers", ("translate",), translations.answers),
     Panel("Details", ("translate",), translations.details),
+    Panel("From picture to noise", ("sample",), diffusion.forward),
+    Panel("From noise to picture", ("sample",), diffusion.reverse),
+    Panel("Guidance", ("sample",), diffusion.guidance),
+    Panel("Samples by number of steps", ("sample",), diffusion.steps),
     Panel("Reconstructions", ("reconstruct",), reconstructions),
     Panel("Manifold", ("decode",), manifold),
     Panel("Latent space", ("encode",), scatter),
@@ -286,6 +290,8 @@ PANELS: tuple[Panel, ...] = (
     Panel("Codebook usage", ("tokenize",), latents.codebook, "wide"),
     Panel("Measurements", (), measurements, "wide"),
     Panel("Measured while training", (), lambda story: while_training([story]), "wide"),
+    Panel(samplers.TITLE, ("sample",), samplers.panel, "wide"),
+    Panel("Error by level of noise", ("sample",), diffusion.by_noise, "wide"),
     Panel("Losses", (), losses, "wide"),
     Panel("Also watched", (), watched, "wide"),
     Panel("Precision and recall", (), lambda story: precision_recall([story]), "half"),

@@ -13,6 +13,7 @@ from tasvir.report.charts import count
 
 OWN = (
     *("step", "run", "recipe", "averaged", "seed", "generated", "generated_hash"),
+    "own_sampling",  # the recipe's answer, as its networks are; what was asked for instead is `sampling`
     *("of", "pairs"),  # how many latent dimensions it has; how many pairs its samples of one class make
     *("machine", "device", "command", "time", "date", "tasvir", "torch"),
 )
@@ -44,10 +45,13 @@ PHRASES = {
     "generated_size": "generated pictures of other sizes (px): {}, not {}",
     "generated_channels": "generated pictures of {} channels, not {}",
     "generated_resize": "generated pictures made to fit otherwise: {}, not {}",
+    "sampling": "drawn otherwise: {}, not {}",
 }
 """Field → how a difference in it is told; others are told by their names."""
 UNCHANGED = {"generated_size": "size", "generated_channels": "channels"}
 """Field that is told only of generated pictures that were changed → the field that says it of all others."""
+UNSAID = {"sampling": "as runs do unasked"}
+"""Field that is told only where it was asked for → what holds elsewhere."""
 LONGEST = 60
 """Letters of a value in a reason."""
 
@@ -120,7 +124,11 @@ def _key(line: dict[str, Any]) -> str:
 
 
 def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what was measured while training, where the same metric was measured otherwise too; else its newest."""
+    """Without what was measured while training, where the same metric was measured otherwise too; else its newest.
+
+    Without tables of their own (`tasvir samplers`).
+    """
+    lines = [line for line in lines if "table" not in line]
     after = {line["metric"] for line in lines if "during" not in line}
     newest = {line["metric"]: place for place, line in enumerate(lines) if "during" in line}
     return [
@@ -215,7 +223,7 @@ def difference(row: dict[str, Any], other: dict[str, Any]) -> str:
 
 def _said(passport: dict[str, Any], field: str) -> Any:
     found = passport.get(field)
-    return passport.get(UNCHANGED[field]) if found is None and field in UNCHANGED else found
+    return passport.get(UNCHANGED.get(field, ""), UNSAID.get(field)) if found is None else found
 
 
 def _same_pictures(row: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """The autoencoder (Hinton and Salakhutdinov 2006, doi 10.1126/science.1127647), convolutional."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -35,8 +36,13 @@ class Autoencoder(Model):
 
     def __init__(self, config: Any, pictures: Pictures):
         super().__init__(config, pictures)
-        self.latent_size = config.latent_size
+        self.latent_shape = self.shape_of(config, pictures)
+        self.latent_size = math.prod(self.latent_shape)
         self.encoder, self.decoder = self.networks(config, pictures)
+
+    def shape_of(self, config: Any, pictures: Pictures) -> tuple[int, int, int]:
+        """Channels, height and width of the latent, which is a vector unless a subclass says otherwise."""
+        return config.latent_size, 1, 1
 
     def networks(self, config: Any, pictures: Pictures) -> tuple[nn.Module, nn.Module]:
         """The encoder, [B,C,S,S] → [B,D], and the decoder, [B,D] → logits [B,C,S,S]."""
@@ -57,6 +63,12 @@ class Autoencoder(Model):
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.decoder(latent).float().sigmoid() * 2 - 1
+
+    def compress(self, image: Tensor) -> Tensor:
+        return self.encode(image).unflatten(1, self.latent_shape)
+
+    def expand(self, latent: Tensor) -> Tensor:
+        return self.decode(latent.flatten(1))
 
     def reconstruct(self, image: Tensor) -> Tensor:
         return self.decode(self.encode(image))

@@ -26,6 +26,7 @@ class CVAE(VAE):
 
     needs = ("labels",)
     conditional = True
+    compress = None  # type: ignore[assignment]  # what it makes of a picture depends on the class
 
     def __init__(self, config: Any, pictures: Pictures):
         if config.prior == "vamp":

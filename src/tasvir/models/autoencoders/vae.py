@@ -61,7 +61,7 @@ class VAEConfig(VariationalConfig, AutoencoderConfig):
 class VAE(Autoencoder):
     def __init__(self, config: Any, pictures: Pictures):
         super().__init__(config, pictures)
-        self.prior = PRIORS[config.prior](config.components, config.latent_size, pictures)
+        self.prior = PRIORS[config.prior](config.components, self.latent_size, pictures)
         self.learned_scale = learned_scale(config)
         if config.prior == "vamp" and any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.encoder.modules()

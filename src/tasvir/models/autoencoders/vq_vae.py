@@ -79,6 +79,7 @@ class VQVAE(Model):
         self.encoder = nn.Sequential(StridedEncoder(pictures.channels, *sizes), nn.Conv2d(config.hidden, width, 1))
         self.decoder = StridedDecoder(width, pictures.channels, *sizes)
         self.grids = (Grid(pictures.size // config.downsample, config.codes),)
+        self.latent_shape = (width, self.grids[0].side, self.grids[0].side)
 
     def players(self) -> dict[str, Player]:
         return {"vq_vae": Player((self.encoder, self.quantizer, self.decoder), self.config.optimizer)}
@@ -90,6 +91,14 @@ class VQVAE(Model):
         quantized = self.quantizer(self.encoder(batch.image))
         loss, error = reconstruction_term(self.config, self.decoder(quantized.values), batch.image)
         yield Turn("vq_vae", {"reconstruction": loss, **quantized.terms}, {"mse": error, **quantized.watch})
+
+    def compress(self, image: Tensor) -> Tensor:
+        """What the quantizer is given."""
+        return self.encoder(image).float()
+
+    def expand(self, latent: Tensor) -> Tensor:
+        """Quantized first, so that what is a little off its code is the code (Rombach et al. 2022, section 3.1)."""
+        return self.detokenize(self.quantizer.tokenize(latent).flatten(1))
 
     def tokenize(self, image: Tensor) -> Tensor:
         return self.quantizer.tokenize(self.encoder(image)).flatten(1)

@@ -33,6 +33,13 @@ class DDPM(Diffusion):
                 "--model.zero-terminal-snr leaves nothing but noise at the last step, from which no picture can be "
                 "told by predicting noise: set --model.prediction v."
             )
+        if config.zero_terminal_snr and config.steps == 1:
+            raise Refused("--model.zero-terminal-snr needs a step before the last: set --model.steps to 2 or more.")
+        if config.sampling.steps > config.steps:
+            raise Refused(
+                f"--model.sampling.steps is {config.sampling.steps} and --model.steps {config.steps}: no more steps "
+                "can be taken than there are levels of noise; set --model.sampling.steps lower."
+            )
         return Discrete(
             config.steps,
             config.schedule,

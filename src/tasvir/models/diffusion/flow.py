@@ -1,11 +1,11 @@
 """Flow matching on straight paths (Lipman et al. 2022, arXiv 2210.02747), rectified flow (Liu et al. 2022)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
-from tasvir.config import Positive, SamplingConfig, TrainConfig
+from tasvir.config import Range, SamplingConfig, TrainConfig
 from tasvir.core import Recipe
 from tasvir.diffusion.coupling import coupled
 from tasvir.diffusion.forward import Process, Straight
@@ -16,11 +16,11 @@ from tasvir.models.diffusion.diffusion import TINY_NETWORK, Diffusion, Diffusion
 class FlowConfig(DiffusionConfig):
     times: Literal["uniform", "logit-normal"] = "uniform"
     """Where on the paths it learns: anywhere, or in the middle more than at the ends (Esser et al. 2024)."""
-    shift: Positive = 1.0
+    shift: Annotated[float, Range(low=0.01, high=100.0)] = 1.0
     """More than 1 has more of the steps near noise, for large pictures (Esser et al. 2024)."""
     coupling: Literal["independent", "optimal-transport"] = "independent"
     """Which noise a picture's path comes from: any, or within each batch the nearest on the whole, so that paths
-    cross less (Tong et al. 2023, Pooladian et al. 2023)."""
+    cross less (Tong et al. 2023, Pooladian et al. 2023); of each class by itself, where classes are learned."""
     sampling: SamplingConfig = SamplingConfig(sampler="heun", steps=10)
 
 
@@ -28,8 +28,10 @@ class Flow(Diffusion):
     def make_process(self) -> Process:
         return Straight(self.config.times, self.config.shift)
 
-    def paired(self, clean: Tensor, noise: Tensor) -> Tensor:
-        return coupled(clean, noise) if self.config.coupling == "optimal-transport" else noise
+    def paired(self, clean: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
+        if self.config.coupling == "independent":
+            return noise
+        return coupled(clean, noise, label if self.conditional else None)
 
 
 RECIPES = {
