@@ -39,6 +39,7 @@ class DiffusionConfig:
 class Diffusion(Model):
     """A subclass has `process`; one in another space has also `shape`, `coded` and `decoded`."""
 
+    sizes = "even sizes from 4 px, or any with --model.network.patch 1"
     stepwise = True
     distilled = False
     """Whether the network says where the path through x ends, and not what is expected."""
