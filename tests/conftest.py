@@ -9,12 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from tasvir.config import DataConfig, OptimizerConfig, Pictures, RunConfig, TrainConfig
-from tasvir.core import Batch, Model
+from tasvir.config import DataConfig, Pictures, RunConfig, TrainConfig
+from tasvir.core import Batch, Model, abilities
 from tasvir.data import Dataset, load
 from tasvir.data.batches import pictures_of
 from tasvir.data.derive import DERIVATIONS, source_shape
-from tasvir.losses.games import GameConfig
 from tasvir.models import RECIPES, build, recipe, usual_foundation
 from tasvir.runs import Run
 from tasvir.training.foundation import described
@@ -24,6 +23,14 @@ from tasvir.training.state import State
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Real pictures, where they are there; the tests that need them say so when they are not."""
 SHARED_CACHE = pytest.StashKey[Path]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a fixture of their module are run by one process, so that it is made once."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
+        if any(fixture[-1].scope == "module" for fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -110,13 +117,23 @@ def tiny_state(name: str, folder: Path, **settings: object) -> State:
     return State(tiny_model(name), run, torch.device("cpu"))
 
 
-def kind(name: str) -> tuple[object, ...]:
-    """What recipes that remember the same things between steps have in common."""
-    tiny = recipe(name).tiny
-    settings = [getattr(tiny, field) for field in vars(tiny)]
-    named = (one.name for one in settings if isinstance(one, OptimizerConfig | GameConfig))
-    return recipe(name).model, *named, getattr(tiny, "quantizer", None)
+def can(name: str) -> tuple[object, ...]:
+    """What decides which commands and metrics a recipe is for."""
+    model = recipe(name).model
+    return *abilities(model), model.needs, model.stepwise, model.stands_on
 
 
-KINDS = list({kind(name): name for name in reversed(RECIPES)}.values())
-"""One recipe of each kind, for what takes seconds; what is quick is tested with all of them."""
+CAPABLE = list({can(name): name for name in reversed(RECIPES)}.values())
+"""One recipe of each set of abilities, for what takes seconds; what is quick is tested with all of them."""
+
+
+class Trained(dict[str, Path]):
+    """Folders of tiny runs by recipe, each trained when it is first asked for."""
+
+    def __init__(self, folder: Path, **settings: object):
+        self.folder, self.settings = folder, settings
+
+    def __missing__(self, name: str) -> Path:
+        train(*tiny_run(name, self.folder / name, **self.settings))
+        self[name] = self.folder / name
+        return self[name]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import tiny_data, tiny_run
+from conftest import Trained, tiny_data
 from tasvir.config import Refused
 from tasvir.core import Noise
 from tasvir.diffusion.forward import Discrete, Karras, Level, Process, Straight
@@ -29,7 +29,6 @@ from tasvir.metrics.denoising import LinearFilter, errors_by_level
 from tasvir.metrics.directions import better, group
 from tasvir.metrics.evaluate import Protocol, check, of_run
 from tasvir.models import recipe
-from tasvir.training.loop import train
 
 PROCESSES = (
     Discrete(1000, "linear"),
@@ -141,11 +140,7 @@ def test_the_variational_bound_of_a_known_gaussian() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folders = {}
-    for name in ("ddpm", "flow"):
-        folders[name] = tmp_path_factory.mktemp("runs") / name
-        train(*tiny_run(name, folders[name], steps=1, sample_every=100))
-    return folders
+    return Trained(tmp_path_factory.mktemp("runs"), steps=1, sample_every=0)
 
 
 def test_runs_are_measured_when_asked(trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,9 @@ def test_guidance_is_learned_from_the_teacher() -> None:
 def test_noise_is_predicted_only_where_something_of_the_picture_is_left() -> None:
     row = Few(Discrete(prediction="noise"), 18).row
     assert float((row.sigma / row.alpha).max()) == pytest.approx(STEEPEST)
-    assert torch.allclose(row.alpha**2 + row.sigma**2, torch.ones(19, dtype=torch.float64))
+    assert torch.allclose(row.alpha**2 + row.sigma**2, torch.ones_like(row.alpha))
+    many = Few(Discrete(schedule="linear", prediction="noise"), 100)
+    assert (many.row.angle.diff() < 0).all() and many.levels == len(many.row.alpha) - 1 < 100
     assert float(Few(Straight(), 18).row.alpha[0]) == 0
     assert [round(float(sigma), 3) for sigma in Few(Karras(), 18).grid(2).sigma] == [80.0, 1.923, 0.0]
 

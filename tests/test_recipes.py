@@ -126,7 +126,7 @@ def test_noise_of_no_shape_is_a_number_for_each_seed() -> None:
 def test_every_accepted_size_can_be_built(name: str) -> None:
     sizes = [size for size in range(4, 130) if recipe(name).model.accepts(size)]
     assert sizes
-    for size in sizes:
+    for size in sizes if len(sizes) < 100 else sizes[:24] + sizes[24::19]:  # of large ones a few, even and odd
         model = tiny_model(name, size)
         turn = next(iter(model.turns(tiny_batch(size, 2, name) if size < 20 else _random(model.pictures), 0)))
         assert all(torch.isfinite(term) for term in turn.terms.values())

@@ -220,7 +220,7 @@ def test_recipes_and_checks_say_what_becomes_of_classes(
     code, said, error = tasvir(capsys, "train", "edm", "--data", folder, "--out", out, *network, *loop)
     assert code == 0 and "class" not in said + error
     assert not Opened(out, "sample").conditional
-    code, said, _ = tasvir(capsys, "data", "check", folder)
+    code, said, _ = tasvir(capsys, "data", "check", folder, "--out", tmp_path / "sheet.png")
     assert code == 0 and all(f"tasvir train {name} --data" in said for name in ("ddpm", "edm", "flow"))
     _, said, _ = tasvir(capsys, "data", "check", "digits", "--out", tmp_path / "sheet.png")
     using = said.split("uses the classes")[1].split("\n\n")[0]

@@ -256,6 +256,5 @@ def test_few_labels_teach_more_than_a_supervised_network_learns(tmp_path: Path) 
     run = Run(tmp_path, RunConfig("sgan", 0, settings, loop, config), data.pictures, data.description).create()
     assert train(run, data) == "done"
     (line,) = of_run(tmp_path, Protocol(("test-accuracy",)), opened=Opened(run))
-    print(alone, line["value"])
     assert line["metric"] == "test_accuracy" and line["passport"]["labelled"] == 20
     assert 1 - line["value"] < 0.75 * (1 - alone)

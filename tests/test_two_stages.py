@@ -1,10 +1,7 @@
 """Recipes of two stages: one command, killed in either stage and resumed bit for bit, one folder at the end."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +20,7 @@ from tasvir.models import RECIPES, build, recipe, usual_foundation
 from tasvir.runs import Run
 from tasvir.training import foundation
 from tasvir.training.loop import train
-from test_kill import ENVIRONMENT, assert_same, command, wait_for_step
+from test_kill import assert_same, called, command, wait_for_step
 
 STAGED = [name for name in RECIPES if recipe(name).model.stands_on == "tokenize"]
 SMALL = ("--model.hidden", "8", "--model.residual", "4", "--model.codes", "8", "--model.code-size", "4")
@@ -40,9 +37,8 @@ def staged(*words: str, first: str = "6", steps: str = "6") -> tuple[str, ...]:
 
 
 def done(*words: str) -> str:
-    process = command(*words)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    code, said = called(*words)
+    assert code == 0, said
     return said
 
 
@@ -238,24 +234,6 @@ def test_what_codes_cannot_is_said_for_the_command_that_was_asked(tmp_path: Path
         Opened(run.folder, "sample")
     with pytest.raises(Refused, match="vq-vae cannot bound; it can reconstruct"):
         Opened(run.folder, "bound")
-
-
-def test_several_processes_speak_once_and_the_end_names_the_pictures(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"),
-            *("-m", "tasvir", "train", "ae", *DIGITS, "--model.widths", "4", "--train.steps", "3"),
-            *("--train.batch-size", "4", "--train.no-tensorboard", "--train.device", "cpu"),
-            *("--out", str(tmp_path / "run")),
-        ],
-        env={**ENVIRONMENT, "TASVIR_CACHE": os.environ["TASVIR_CACHE"]},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0 and said.count("Done: 3 steps") == 1, said
-    drawn = tmp_path / "run" / "samples" / "00000003.png"
-    assert f"{drawn} are its latest pictures" in said and drawn.exists()
 
 
 def test_a_foundation_that_changed_before_the_first_step_is_said(tmp_path: Path) -> None:

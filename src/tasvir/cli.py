@@ -128,7 +128,8 @@ def _plain(boxed: str, program: str) -> str:
     if chosen := re.match(r"invalid choice '(.*)' for argument '(--\S+)'\. Expected one of \((.*)\)$", sentence):
         given, setting, options = chosen.groups()
         known = [word.strip("' ") for word in options.split(",")]
-        sentence = f"{setting} is {given!r}; it must be one of {', '.join(w for w in known if w != 'None')}"
+        known = [word for word in known if word != "None"]
+        sentence = f"{setting} is {given!r}; it must be one of {', '.join(known)}.{nearest(given, known)}"
     meant = [line.split()[0].rstrip(",") for line in inside[rule:] if line.startswith("--")]
     hint = f" Perhaps you meant {' or '.join(dict.fromkeys(meant[:3]))}." if "Perhaps" in boxed and meant else ""
-    return f"{sentence}.{hint}\n`{program} --help` lists all settings."
+    return f"{sentence.rstrip('.')}.{hint}\n`{program} --help` lists all settings."

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 BATCH = 64
 PIXELS = 1 << 18
 """Of sources that are translated at a time."""
+STEPWISE = "\nThese commands take it too: samplers, edit, inpaint, interpolate, noising and unfold."
+"""Of what models that draw in steps can do besides."""
 PriorName = Literal["model", "mixture"]
 Labels = Sequence[int] | np.ndarray | None
 """[N] class of each picture, for models that draw, encode and decode for one; None leaves the choice to the model."""
@@ -80,6 +82,7 @@ class Opened:
                 if name == "sample" and {"encode", "decode"} <= set(can):
                     can.append("sample with --prior mixture")
                 how = f"\n`tasvir translate {self.run.folder} PICTURES --out DIR` does." if "translate" in can else ""
+                how = STEPWISE if getattr(self.model, "stepwise", False) else how
                 raise Refused(f"{self.run.config.recipe} cannot {name}; it can {', '.join(can)}.{how}")
 
     @property
@@ -183,6 +186,8 @@ class Opened:
         """
         if truncation is not None and (prior == "mixture" or not self.model.truncates):
             raise Refused(f"{self.run.config.recipe} draws nothing that could be truncated; leave --truncation out.")
+        if kind not in (None, "normal") and self.model.stepwise:
+            raise Refused(f"{self.run.config.recipe} takes normal noise away; leave --noise out.")
         more: dict[str, Any] = {} if truncation is None else {"truncation": truncation}
         more |= {} if how is None else {"how": how}
         classes = self._classes(labels)

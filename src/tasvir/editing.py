@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from tasvir import pictures, translating
 from tasvir.blending import axis, blended
-from tasvir.config import Refused, SamplingConfig
+from tasvir.config import Refused, SamplingConfig, nearest
 from tasvir.core import Batch, Noise
 from tasvir.data.batches import to_float, to_uint8
 from tasvir.data.decoding import Frame, fit, parse_color, squaring, with_channels
@@ -269,7 +269,7 @@ class Holes:
         try:
             album = translating.album(mask)
         except Refused as error:
-            raise Refused(f"--mask: {error}\nOr name one of {', '.join(MASKS)}.") from None
+            raise Refused(f"--mask: {error}{nearest(mask, MASKS)}\nOr name one of {', '.join(MASKS)}.") from None
         for one in album.pictures("black", lambda pixels: pixels, say):
             self.masks[_stem(one.name)] = one.source.max(axis=2, keepdims=True)
 

@@ -225,7 +225,12 @@ def write(
                     table.writerow([name, label, "" if seeds is None else seeds[position]])
     except OSError as error:
         raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
-    return f"{len(images)} pictures of {images.shape[2]}×{images.shape[1]} px in {out}"
+    return f"{counted(len(images))} of {images.shape[2]}×{images.shape[1]} px in {out}"
+
+
+def counted(number: int) -> str:
+    """So many pictures, in words."""
+    return f"{number} picture{'' if number == 1 else 's'}"
 
 
 def write_sheets(sheets: "Sequence[Walked]", out: Path) -> str:
@@ -248,7 +253,7 @@ def write_sheets(sheets: "Sequence[Walked]", out: Path) -> str:
         canvas.save(out)
     except OSError as error:
         raise Refused(f"--out {out} cannot be written: {error.strerror or error}.") from None
-    return f"{len(images)} pictures of {images.shape[2]}×{images.shape[1]} px in {out}"
+    return f"{counted(len(images))} of {images.shape[2]}×{images.shape[1]} px in {out}"
 
 
 def write_arrays(out: Path, arrays: dict[str, np.ndarray]) -> None:

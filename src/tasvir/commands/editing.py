@@ -152,7 +152,9 @@ class Inpaint:
             raise Refused(f"{opened.run.name} draws in latents without places, in which no hole can be kept open.")
         steps = self.steps or min(USUAL_STEPS, getattr(model.process, "steps", USUAL_STEPS))
         if self.resamplings > 1 and self.jump >= steps:
-            raise Refused(f"--jump {self.jump} takes more than {self.jump} steps, not {steps}: set --jump or --steps.")
+            raise Refused(
+                f"--jump {self.jump} goes back {self.jump} steps, and there are {steps}: set --jump lower or --steps higher."
+            )
         how = opened.sampling(sampler=self.sampler, steps=steps, guidance=self.guidance, eta=self.eta)
         assert how is not None
         holes = Holes(self.mask, opened, self.seed, _say)

@@ -81,7 +81,7 @@ class Noising:
         with progress(total, "noisy pictures") as advance, told(opened.model.network, advance):
             moments = showing.noised(opened, real, levels, labels, self.seed, how)
         lines = ["noisy", "expected"] if self.denoised else ["noisy"]
-        names = ["with noise", "expected"] * len(real) if self.denoised else []
+        names = ["with noise", guess(opened)] * len(real) if self.denoised else []
         captions = [f"{showing.caption(opened.model.process, moment.level)}\n{showing.ratio(moment.level)}"
                     for moment in moments]  # fmt: skip
         print(write(moments, lines, self.out, captions, names, [caption.replace("\n", ", ") for caption in captions]))
@@ -135,10 +135,15 @@ class Unfold:
         told = [showing.caption(opened.model.process, moment.level) for moment in moments[:-1]]
         captions = [f"step {step + 1}\n{one}" for step, one in zip(wanted, told, strict=True)]
         classes = opened.run.pictures.classes
-        names = [f"{classes[labels[place]] if labels else f'seed {seed}'}, {line}" if line == lines[0] else line
+        names = [f"{classes[labels[place]] if labels else f'seed {seed}'}, {line}" if line == lines[0] else guess(opened)
                  for place, seed in enumerate(seeds) for line in lines]  # fmt: skip
         frames = [f"{step + 1}/{how.steps}, {one}" for step, one in zip(wanted, told, strict=True)]
         print(write(moments, lines, self.out, [*captions, "picture"], names, [*frames, "picture"]))
+
+
+def guess(opened: "Opened") -> str:
+    """What the network's word on a noisy picture is."""
+    return "path's end" if opened.model.distilled else "expected"
 
 
 def write(
@@ -171,4 +176,5 @@ def write(
         sheet = pictures.named_grid(both, (), [caption, "expected"][: len(lines)])
         made.append(np.asarray(sheet).reshape(sheet.height, sheet.width, -1))
     rate = min(max(round(len(made) / SECONDS), RATES[0]), RATES[1])
-    return pictures.write(np.stack([*made, *[made[-1]] * rate]), out, rate=rate)
+    pictures.write(np.stack([*made, *[made[-1]] * rate]), out, rate=rate)  # the last stays for a second
+    return f"{len(made)} pictures of {made[0].shape[1]}×{made[0].shape[0]} px in {out}"

@@ -81,7 +81,7 @@ def ratio(level: Level) -> str:
     found = decibels(level)
     if math.isinf(found):
         return "clean" if found > 0 else "noise"
-    return f"{found:.0f} dB".replace("-", "−")
+    return f"{round(found)} dB".replace("-", "−")
 
 
 def pictured(model: Any, x: Tensor, level: Level) -> np.ndarray:

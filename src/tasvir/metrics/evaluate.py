@@ -158,11 +158,11 @@ def of_pictures(
     return measured(subject, rows, protocol, passport, generated, out, figures)
 
 
-def check(model: type[Model], dataset: Dataset, protocol: Protocol, ready: bool = True) -> None:
+def check(model: Model | type[Model], dataset: Dataset, protocol: Protocol, ready: bool = True) -> None:
     """Raise `Refused` if runs of a model on a set cannot be measured so; makes `ready` what measuring needs."""
     given = given_by(model, dataset) | given_by_set(dataset)
     rows = rows_named(protocol.metrics, given)
-    able_by(rows, given, model.__name__)
+    able_by(rows, given, (model if isinstance(model, type) else type(model)).__name__)
     for name in rows if ready else ():
         _make_ready(name)
     if ready and any(METRICS[name].features for name in rows):

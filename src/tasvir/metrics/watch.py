@@ -4,7 +4,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from tasvir.config import Refused
+from tasvir.core import Model
 from tasvir.data import Dataset
 from tasvir.drawing import Opened
 from tasvir.metrics import evaluate, features
@@ -47,11 +50,13 @@ class Watch:
         settings, self.usual = run.config.train, is_habit(run)
         self.over, self.took, self.ended = False, 0.0, 0.0
         self.run, self.dataset = run, dataset
-        metrics = settings.evaluate_metrics or (recipe(run.config.recipe).best, *_beside(run, dataset))
+        with torch.random.fork_rng(devices=[]):  # what it can do may hang on its settings
+            model = run.build()
+        metrics = settings.evaluate_metrics or (recipe(run.config.recipe).best, *_beside(run, model, dataset))
         self.protocol = evaluate.Protocol(
             metrics, settings.evaluate_features, number=settings.evaluate_number, draws=DRAWS
         )
-        evaluate.check(recipe(run.config.recipe).model, dataset, self.protocol, ready=not self.usual)
+        evaluate.check(model, dataset, self.protocol, ready=not self.usual)
         if self.usual and len(dataset.test) < FEWEST:
             there = f"there are {len(dataset.test) or 'no'} held-out pictures to measure with"
             raise Refused(f"{there}, and {FEWEST} are needed")
@@ -145,9 +150,9 @@ class Watch:
         return plain == wanted
 
 
-def _beside(run: Run, dataset: Dataset) -> tuple[str, ...]:
+def _beside(run: Run, model: Model, dataset: Dataset) -> tuple[str, ...]:
     """What is measured beside the recipe's metric, unasked: only what costs next to nothing more."""
-    model, best = recipe(run.config.recipe).model, recipe(run.config.recipe).best
+    best = recipe(run.config.recipe).best
     able = set(METRICS[BESIDE].needs) <= given_by(model, dataset) | given_by_set(dataset)
     own = (run.config.train.evaluate_features or features.default(dataset)) == "classifier"
     return (BESIDE,) if model.conditional and best == "frechet" and able and own else ()

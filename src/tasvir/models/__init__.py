@@ -60,6 +60,7 @@ RECIPES: dict[str, str] = {
     "srgan": "translation.srgan",
     "esrgan": "translation.srgan",
     "ddpm": "diffusion.ddpm",
+    "ddpm-64": "diffusion.ddpm",
     "ddpm-cifar10": "diffusion.ddpm",
     "edm": "diffusion.edm",
     "flow": "diffusion.flow",

@@ -44,7 +44,7 @@ class Fused(torch.autograd.Function):
     """Group norm of x + added, with a weight and bias for each picture and channel, and SiLU, for channels innermost.
 
     Some pictures at a time, so that what is between x and the result, in float32, stays in the processor's cache.
-    Only x is kept for the gradient. The normed x is x·slope + offset, with a slope and an offset for each channel.
+    Only x is kept for the gradient. x is centred before it is squared, so that a mean far from 0 costs no precision.
     """
 
     @staticmethod
@@ -58,32 +58,30 @@ class Fused(torch.autograd.Function):
         added = None if added is None else added.to(kind)
         made = torch.empty_like(rows)
         total, center, spread = (torch.empty(batch, channels, dtype=kind) for _ in range(3))
-        slope, offset = (torch.empty(batch, 1, channels, dtype=kind) for _ in range(2))
+        slope = torch.empty(batch, 1, channels, dtype=kind)
         spaces = [torch.empty(pieces(rows)[0].stop, places, channels, dtype=kind) for _ in range(2)]
         for piece in pieces(rows):
             wide, other = (space[: piece.stop - piece.start] for space in spaces)
             wide.copy_(rows[piece])
-            total[piece] = sums = wide.sum(1)
-            squares = torch.mul(wide, wide, out=other).sum(1)
-            if added is not None:  # Σ(x + a)² = Σx² + a·(2·Σx + N·a)
-                squares = squares + added[piece] * (2 * sums + places * added[piece])
-                sums = sums + places * added[piece]
-            mean = over_groups(sums, groups) / places
-            variance = (over_groups(squares, groups) / places - mean.square()).clamp(min=0)
-            spread[piece] = (variance + eps).rsqrt()
+            sums = wide.sum(1)
+            shifted = sums if added is None else sums + places * added[piece]
+            mean = over_groups(shifted, groups) / places
             center[piece] = mean if added is None else mean - added[piece]
+            total[piece] = sums - places * center[piece]
+            wide.sub_(center[piece, None])
+            squares = torch.mul(wide, wide, out=other).sum(1)
+            spread[piece] = (over_groups(squares, groups) / places + eps).rsqrt()
             slope[piece, 0] = spread[piece] * weight[piece]
-            offset[piece, 0] = bias[piece] - center[piece] * slope[piece, 0]
-            torch.addcmul(offset[piece], wide, slope[piece], out=other)
+            torch.addcmul(bias[piece, None], wide, slope[piece], out=other)
             made[piece].copy_(torch.ops.aten.silu.out(other, out=wide) if active else other)
-        ctx.save_for_backward(rows, weight, total, center, spread, slope, offset)
+        ctx.save_for_backward(rows, weight, bias, total, center, spread, slope)
         ctx.size, ctx.groups, ctx.active, ctx.told = x.shape[2:], groups, active, added is not None
         return by_channels(made, ctx.size)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, total, center, spread, slope, offset = ctx.saved_tensors
+        rows, weight, bias, total, center, spread, slope = ctx.saved_tensors
         _, places, channels = rows.shape
         given = by_rows(gradient)
         of_x = torch.empty_like(rows)
@@ -91,18 +89,18 @@ class Fused(torch.autograd.Function):
         spaces = [torch.empty(pieces(rows)[0].stop, places, channels, dtype=total.dtype) for _ in range(3)]
         for piece in pieces(rows):
             wide, of_normed, other = (space[: piece.stop - piece.start] for space in spaces)
-            wide.copy_(rows[piece])
+            wide.copy_(rows[piece]).sub_(center[piece, None])
             of_normed.copy_(given[piece])
             if ctx.active:
-                torch.addcmul(offset[piece], wide, slope[piece], out=other)
+                torch.addcmul(bias[piece, None], wide, slope[piece], out=other)
                 torch.ops.aten.silu_backward.grad_input(of_normed, other, grad_input=of_normed)
             of_bias[piece] = alike = of_normed.sum(1)
             along = torch.mul(of_normed, wide, out=other).sum(1)
-            of_weight[piece] = along = (along - center[piece] * alike) * spread[piece]
-            # dx = slope·(dy - mean(dy)) - x̂·mean(dy·x̂), the means over a group and weighted; that is s·dy + p·x + q
+            of_weight[piece] = along = along * spread[piece]
+            # dx = slope·(dy - mean(dy)) - x̂·mean(dy·x̂), the means over a group and weighted: slope·dy + part·x + rest
             mean = over_groups(alike * weight[piece], ctx.groups) / places
             part = -over_groups(along * weight[piece], ctx.groups) / places * spread[piece].square()
-            rest = -spread[piece] * mean - part * center[piece]
+            rest = -spread[piece] * mean
             of_added[piece] = slope[piece, 0] * alike + part * total[piece] + places * rest
             torch.addcmul(rest[:, None], wide, part[:, None], out=other).addcmul_(of_normed, slope[piece])
             of_x[piece].copy_(other)

@@ -47,12 +47,17 @@ class Few(Process):
             raise Refused(
                 f"--model.levels is {levels}, and what is distilled was trained on fewer levels of noise: set less."
             ) from None
-        self.teacher, self.levels = teacher, levels
+        self.teacher = teacher
         grid = teacher.grid(levels)
         steep = teacher.scalings(grid).out.abs() > STEEPEST
         limit = torch.tensor(STEEPEST, dtype=torch.float64).atan()
-        self.row = Level(torch.where(steep, limit.cos(), grid.alpha), torch.where(steep, limit.sin(), grid.sigma))
-        """[levels + 1] float64; noise is predicted from no level that has nothing but noise."""
+        alpha, sigma = torch.where(steep, limit.cos(), grid.alpha), torch.where(steep, limit.sin(), grid.sigma)
+        first = max(int(steep.sum()) - 1, 0)
+        self.row = Level(alpha[first:], sigma[first:])
+        """[levels + 1] float64; noise is predicted from no level that has nothing but noise, so that there may be fewer
+        levels than were asked for."""
+        self.levels = len(self.row.alpha) - 1
+        self._copies: dict[torch.device, Level] = {}
 
     def check_steps(self, steps: int) -> None:
         if steps > self.levels:
@@ -69,7 +74,9 @@ class Few(Process):
     def neighbours(self, number: int, device: torch.device) -> tuple[Level, Level]:
         """Random levels [number] and to each the next cleaner one, by torch's own generator."""
         place = torch.randint(0, self.levels, (number,), device=device)
-        row = Level(*(value.float().to(device) for value in self.row))
+        if device not in self._copies:  # once, so that no step waits for it
+            self._copies[device] = Level(*(value.float().to(device) for value in self.row))
+        row = self._copies[device]
         return Level(row.alpha[place], row.sigma[place]), Level(row.alpha[place + 1], row.sigma[place + 1])
 
     def draw(self, number: int, device: torch.device) -> Level:
@@ -112,7 +119,7 @@ class Consistency(Diffusion):
         for layer in self.network.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # or it would differ from its own target
-        self.sampling()
+        self.check_settings()
 
     @property
     def teacher(self) -> Diffusion:

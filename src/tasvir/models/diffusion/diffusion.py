@@ -5,12 +5,12 @@ A subclass says which `Process` leads from pictures to noise; see diffusion/forw
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from tasvir.config import Fraction, OptimizerConfig, Pictures, Refused, SamplingConfig, validate
+from tasvir.config import OptimizerConfig, Pictures, Range, Refused, SamplingConfig, validate
 from tasvir.core import Batch, Model, Noise, Player, Turn
 from tasvir.diffusion.forward import Level, Process
 from tasvir.diffusion.samplers import SAMPLERS, Denoise
@@ -28,9 +28,9 @@ class DiffusionConfig:
     network: UNetConfig = SMALL_NETWORK
     conditional: bool = True
     """Learn the classes, where the pictures have any."""
-    unlabelled: Fraction = 0.1
+    unlabelled: Annotated[float, Range(low=0.01, high=1.0)] = 0.1
     """How often a picture is shown without its class, so that both can be drawn and guidance goes from one to the
-    other (Ho and Salimans 2022, arXiv 2207.12598)."""
+    other (Ho and Salimans 2022, arXiv 2207.12598), and pictures of no known class denoised."""
     sampling: SamplingConfig = SamplingConfig()
     """What `tasvir sample` does where it is not told."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-4, warmup=200, clip=1.0)
@@ -39,17 +39,29 @@ class DiffusionConfig:
 class Diffusion(Model):
     """A subclass has `process`; one in another space has also `shape`, `coded` and `decoded`."""
 
-    sizes = "even sizes from 4 px, or any with --model.network.patch 1"
+    sizes = "even sizes from 4 px"
     stepwise = True
     distilled = False
     """Whether the network says where the path through x ends, and not what is expected."""
     process: Process
+
+    @staticmethod
+    def accepts(size: int) -> bool:
+        return size >= 4 and size % 2 == 0
 
     def __init__(self, config: Any, pictures: Pictures, foundation: Model | None = None):
         super().__init__(config, pictures, foundation)
         self.conditional = config.conditional and bool(pictures.classes)
         self.process = self.make_process()
         self.network = self.make_network()
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        """Raise `Refused` where pictures could not be drawn as `config.sampling` says."""
+        try:
+            self.sampling()
+        except Refused as error:
+            raise Refused(f"As --model.sampling has it, nothing can be drawn. {error}") from None
 
     def make_process(self) -> Process:
         raise NotImplementedError
