@@ -221,7 +221,7 @@ BAD = [
     ("edit flow {a} --out {a}", "name another place"),
     ("edit flow {a}/missing.png", "There is no file or folder"),
     ("inpaint flow --mask nothing", "Or name one of centre"),
-    ("inpaint flow --mask left --steps 5", "--jump 5 takes more than 5 steps"),
+    ("inpaint flow --mask left --steps 5", "--jump 5 goes back 5 steps, and there are 5"),
     ("inpaint flow {a} --mask {b}", "9×7 px, and the picture a.png of 8×8 px"),
     ("inpaint flow {a} --mask {black}", "nothing white"),
     ("inpaint flow", "mask"),

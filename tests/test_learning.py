@@ -63,13 +63,13 @@ def test_the_bound_beats_independent_pixels(tmp_path: Path) -> None:
 PENALIZED = OptimizerConfig(learning_rate=5e-4, betas=(0.0, 0.9))
 CLIPPED = OptimizerConfig(name="rmsprop", learning_rate=5e-4, betas=(0.0, 0.99))
 ADVERSARIAL = {
-    "dcgan": ("dcgan", 800, {"width": 64}),
-    "minimax": ("gan", 1500, {}),
-    "non-saturating": ("gan", 1500, {}),
-    "least-squares": ("gan", 1500, {}),
-    "hinge": ("gan", 1500, {}),
-    "wasserstein-clipping": ("gan", 3000, {"generator": CLIPPED, "discriminator": CLIPPED}),
-    "wasserstein-penalty": ("gan", 3000, {"generator": PENALIZED, "discriminator": PENALIZED}),
+    "dcgan": ("dcgan", 400, {"width": 64}),
+    "minimax": ("gan", 700, {}),
+    "non-saturating": ("gan", 700, {}),
+    "least-squares": ("gan", 700, {}),
+    "hinge": ("gan", 700, {}),
+    "wasserstein-clipping": ("gan", 1200, {"generator": CLIPPED, "discriminator": CLIPPED}),
+    "wasserstein-penalty": ("gan", 1000, {"generator": PENALIZED, "discriminator": PENALIZED}),
 }
 
 

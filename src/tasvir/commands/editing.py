@@ -153,7 +153,8 @@ class Inpaint:
         steps = self.steps or min(USUAL_STEPS, getattr(model.process, "steps", USUAL_STEPS))
         if self.resamplings > 1 and self.jump >= steps:
             raise Refused(
-                f"--jump {self.jump} goes back {self.jump} steps, and there are {steps}: set --jump lower or --steps higher."
+                f"--jump {self.jump} goes back {self.jump} steps, and there are {steps}: set --jump lower, or --steps "
+                "higher."
             )
         how = opened.sampling(sampler=self.sampler, steps=steps, guidance=self.guidance, eta=self.eta)
         assert how is not None

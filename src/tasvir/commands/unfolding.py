@@ -134,9 +134,9 @@ class Unfold:
         lines = ["noisy", "expected"] if self.show == "both" else [str(self.show)]
         told = [showing.caption(opened.model.process, moment.level) for moment in moments[:-1]]
         captions = [f"step {step + 1}\n{one}" for step, one in zip(wanted, told, strict=True)]
-        classes = opened.run.pictures.classes
-        names = [f"{classes[labels[place]] if labels else f'seed {seed}'}, {line}" if line == lines[0] else guess(opened)
-                 for place, seed in enumerate(seeds) for line in lines]  # fmt: skip
+        classes, words = opened.run.pictures.classes, {"noisy": "noisy", "expected": guess(opened)}
+        names = [f"{classes[labels[place]] if labels else f'seed {seed}'}, {words[line]}" if line == lines[0]
+                 else words[line] for place, seed in enumerate(seeds) for line in lines]  # fmt: skip
         frames = [f"{step + 1}/{how.steps}, {one}" for step, one in zip(wanted, told, strict=True)]
         print(write(moments, lines, self.out, [*captions, "picture"], names, [*frames, "picture"]))
 
