@@ -164,8 +164,7 @@ def digits() -> np.ndarray:
     return np.asarray(load(DIGITS).train.images[:200])
 
 
-@pytest.mark.parametrize("harm", [blurred, noisy], ids=["blur", "noise"])
-@pytest.mark.parametrize("features", ["classifier", "pixels"])
+@pytest.mark.parametrize(("features", "harm"), [("classifier", blurred), ("pixels", noisy)])
 def test_more_harm_is_further_away(harm, features: str, digits: np.ndarray, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     strengths = (0, 0.7, 1.5) if harm is blurred else (0, 40, 120)
     found = [

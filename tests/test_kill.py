@@ -53,10 +53,7 @@ def with_steps(run: Run, steps: int) -> Run:
     return replace(run, config=replace(run.config, train=replace(run.config.train, steps=steps)))
 
 
-REMEMBERING = (
-    *("vae", "vq-vae", "kl-autoencoder", "dcgan", "stylegan2", "r3gan"),
-    *("cyclegan", "vq-vae-pixelcnn", "edm", "ldm"),
-)
+REMEMBERING = ("vae", "vq-vae", "kl-autoencoder", "dcgan", "stylegan2", "r3gan", "cyclegan", "edm", "ldm")
 """Recipes that remember different things between steps; in one process all are resumed, in tests/test_recipes.py."""
 
 
@@ -65,13 +62,13 @@ def test_killed_and_resumed_is_never_stopped(name: str, tmp_path: Path) -> None:
     """A kill between two checkpoints, then a resume, gives the bits of an unbroken run: weights, averages, moments."""
     torch.set_num_threads(1)
     process = started(str(HERE / "child.py"), name, str(tmp_path / "killed"), "100000")
-    wait_for_step(tmp_path / "killed", 7, process)
+    wait_for_step(tmp_path / "killed", 4, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     killed = Run.open(tmp_path / "killed")
     reached = killed.latest().step
-    assert reached >= 6
-    end = 2 * reached
+    assert reached >= 3
+    end = reached + 3
     with killed.locked():
         train(with_steps(killed, end), tiny_data(killed.pictures.size, name))
     whole, data = tiny_run(name, tmp_path / "whole", steps=end, log_every=1)

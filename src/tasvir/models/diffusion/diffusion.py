@@ -20,6 +20,22 @@ TINY_NETWORK = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(4,),
 SMALL_NETWORK = UNetConfig(width=64, multipliers=(1, 2, 2), attention=(7, 8), heads=0, dropout=0.0, patch=2)
 """For a CPU: 0.6 GFLOP for a picture of 28 px, 0.8 for one of 32 px and 2.9 for one of 64 px; 6.5M parameters."""
 
+MEASURED = (
+    "--model.network.patch 2 --model.network.width 48 --model.network.blocks 1 --model.network.multipliers 1 2 "
+    "--model.network.attention 7 --model.optimizer.learning-rate 1e-3 --model.optimizer.schedule cosine "
+    "--train.steps 3000 --train.no-channels-last --train.average 0.995"
+)
+"""Settings of the runs on MNIST that were measured."""
+
+
+def one_thread(step: int, minutes: int) -> str:
+    """The passport of what was measured of those runs."""
+    return (
+        f"2,000 samples against 2,000 of MNIST's test digits, features of the classifier, step {step:,}, seed 0, "
+        f"averaged weights; one thread of an AMD EPYC (Zen 4) with up to ten other jobs beside it, {minutes} min, "
+        "bfloat16, torch 2.13.0"
+    )
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
