@@ -50,6 +50,7 @@ class Pixels(nn.Module):
     """A linear model: latents are pixels. One that knows classes adds a hundredth of theirs."""
 
     latent_size = 64
+    stepwise = False
 
     def __init__(self, conditional: bool = False):
         super().__init__()

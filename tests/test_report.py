@@ -108,7 +108,7 @@ def test_a_vae_has_every_panel_and_each_is_filled(changeable: Any, tmp_path: Pat
     pictures.grid(noise, 5, least=28).save(folder / "figures" / "nearest.png")
     page = page_of(folder, out=tmp_path / "page.html")
     others = ("Style mixing", "Categories", "Continuous codes")
-    own = {"tokenize", "translate"}
+    own = {"tokenize", "translate", "stepwise"}
     able = [panel.title for panel in panels.PANELS if not own & set(panel.needs) and panel.title not in others]
     assert [title for title in page.titles if "noticed" not in title] == able
     assert "could not be drawn" not in page.text

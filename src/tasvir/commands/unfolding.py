@@ -81,7 +81,7 @@ class Noising:
         with progress(total, "noisy pictures") as advance, told(opened.model.network, advance):
             moments = showing.noised(opened, real, levels, labels, self.seed, how)
         lines = ["noisy", "expected"] if self.denoised else ["noisy"]
-        names = ["with noise", guess(opened)] * len(real) if self.denoised else []
+        names = ["with noise", showing.guess(opened.model)] * len(real) if self.denoised else []
         captions = [f"{showing.caption(opened.model.process, moment.level)}\n{showing.ratio(moment.level)}"
                     for moment in moments]  # fmt: skip
         print(write(moments, lines, self.out, captions, names, [caption.replace("\n", ", ") for caption in captions]))
@@ -134,16 +134,11 @@ class Unfold:
         lines = ["noisy", "expected"] if self.show == "both" else [str(self.show)]
         told = [showing.caption(opened.model.process, moment.level) for moment in moments[:-1]]
         captions = [f"step {step + 1}\n{one}" for step, one in zip(wanted, told, strict=True)]
-        classes, words = opened.run.pictures.classes, {"noisy": "noisy", "expected": guess(opened)}
+        classes, words = opened.run.pictures.classes, {"noisy": "noisy", "expected": showing.guess(opened.model)}
         names = [f"{classes[labels[place]] if labels else f'seed {seed}'}, {words[line]}" if line == lines[0]
                  else words[line] for place, seed in enumerate(seeds) for line in lines]  # fmt: skip
         frames = [f"{step + 1}/{how.steps}, {one}" for step, one in zip(wanted, told, strict=True)]
         print(write(moments, lines, self.out, [*captions, "picture"], names, [*frames, "picture"]))
-
-
-def guess(opened: "Opened") -> str:
-    """What the network's word on a noisy picture is."""
-    return "path's end" if opened.model.distilled else "expected"
 
 
 def write(

@@ -84,6 +84,11 @@ def ratio(level: Level) -> str:
     return f"{round(found)} dB".replace("-", "−")
 
 
+def guess(model: Any) -> str:
+    """What the network's word on a noisy picture is."""
+    return "path's end" if model.distilled else "expected"
+
+
 def pictured(model: Any, x: Tensor, level: Level) -> np.ndarray:
     """x [N,*shape] at a level, as pictures."""
     length = float((level.alpha**2 + level.sigma**2).sqrt())

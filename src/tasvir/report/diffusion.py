@@ -22,10 +22,8 @@ JUDGED, LEVELS = 64, 9
 """Held-out pictures whose noise is taken off, and levels of it."""
 
 
-def forward(story: Story) -> Content | None:
+def forward(story: Story) -> Content:
     opened = story.opened
-    if not opened.model.stepwise:
-        return None
     process = opened.model.process
     real = np.asarray(story.dataset.test.images[:STRIPS])
     levels = showing.places(process, np.linspace(0, 1, MOMENTS).tolist())
@@ -34,13 +32,11 @@ def forward(story: Story) -> Content | None:
         "Held-out pictures with more and more noise, and below each what the model expects it to be: the mean of all "
         f"clean pictures that it could be. By {story.weights()}."
     )
-    return _strip(moments, words, [showing.caption(process, moment.level) for moment in moments])
+    return _strip(story, moments, words, [showing.caption(process, moment.level) for moment in moments])
 
 
-def reverse(story: Story) -> Content | None:
+def reverse(story: Story) -> Content:
     opened = story.opened
-    if not opened.model.stepwise:
-        return None
     how, seeds = opened.model.sampling(), range(FIRST_SEED, FIRST_SEED + STRIPS)
     wanted = showing.chosen(how.steps, MOMENTS - 1)
     moments = showing.unfolded(opened, seeds, opened.classes_in_turn(STRIPS), how, wanted)
@@ -49,19 +45,19 @@ def reverse(story: Story) -> Content | None:
         f"a step, and below it the picture that is then expected. By {story.weights()}."
     )
     told = [showing.caption(opened.model.process, moment.level) for moment in moments[:-1]]
-    return _strip(moments, words, [*told, "picture"])
+    return _strip(story, moments, words, [*told, "picture"])
 
 
-def _strip(moments: list[showing.Moment], words: str, columns: list[str]) -> Content:
+def _strip(story: Story, moments: list[showing.Moment], words: str, columns: list[str]) -> Content:
     sheet = Sheet(showing.strip(moments, ("noisy", "expected")), len(moments))
-    names = ["noisy", "expected"] * len(moments[0].noisy)
+    names = ["noisy", showing.guess(story.opened.model)] * len(moments[0].noisy)
     values = {"sheet": sheet, "alt": "Pictures and their noise", "row_names": names, "column_names": columns}
     return Content("sheet", words, values)
 
 
 def guidance(story: Story) -> Content | None:
     opened = story.opened
-    if not opened.model.stepwise or not opened.conditional or opened.model.distilled:
+    if not opened.conditional or opened.model.distilled:
         return None
     rows = [(f"{value:g}", {"guidance": value}) for value in GUIDANCES]
     words = (
@@ -73,8 +69,6 @@ def guidance(story: Story) -> Content | None:
 
 def steps(story: Story) -> Content | None:
     opened = story.opened
-    if not opened.model.stepwise:
-        return None
     rows = []
     for number in STEPS:
         try:
@@ -102,11 +96,9 @@ def _same_seeds(story: Story, rows: Sequence[tuple[str, Mapping[str, float]]], w
     return Content("sheet", words, values)
 
 
-def by_noise(story: Story) -> Content | None:
+def by_noise(story: Story) -> Content:
     """Squared errors of noisy pictures and of what is expected of them, over the level of noise."""
     opened = story.opened
-    if not opened.model.stepwise:
-        return None
     real = np.asarray(story.dataset.test.images[:JUDGED])
     levels = showing.places(opened.model.process, np.linspace(0, 1, LEVELS + 2)[1:-1].tolist())
     moments = showing.noised(opened, real, levels, opened.labels_beside(None, len(real)), FIRST_SEED)

@@ -46,7 +46,9 @@ class Story:
 
     @cached_property
     def abilities(self) -> list[str]:
-        return abilities(self.recipe.model)
+        """What its models can do; `stepwise` for those that draw in steps."""
+        kind = self.recipe.model
+        return abilities(kind) + (["stepwise"] if kind.stepwise else [])
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
