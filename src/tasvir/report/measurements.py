@@ -84,6 +84,7 @@ def measured(line: dict[str, Any]) -> dict[str, Any]:
         "note": line.get("note") or "",
         "baselines": [],
         "reference": "",
+        "drawn": line.get("passport", {}).get("sampling", ""),
         "passport": list(line.get("passport", {}).items()),
     }
 
