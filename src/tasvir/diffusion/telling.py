@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 def in_words(how: SamplingConfig, dtype: torch.dtype = torch.float32) -> str:
     """For passports: `heun, 10 steps, guidance 2`; only what means something to the sampler and is not usual."""
-    takes = SAMPLERS[how.sampler].takes if how.sampler in SAMPLERS else ()
     parts = [how.sampler, f"{how.steps} step{'s' * (how.steps != 1)}"]
     usual = SamplingConfig()
-    for name in ("guidance", *takes):
+    for name in ("guidance", *SAMPLERS[how.sampler].takes):
         value = getattr(how, name)
         if value != getattr(usual, name):
             parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
@@ -47,8 +46,8 @@ def evaluations(grid: Level, how: SamplingConfig) -> int:
 
 def expected(model: Any, how: SamplingConfig) -> int:
     """How often the network will be asked for each picture; guidance asks it twice at a time."""
-    each = evaluations(model.process.grid(how.steps), how) if how.sampler in SAMPLERS else how.steps
-    return each * (2 if model.conditional and how.guidance not in (0, 1) else 1)
+    guided = model.conditional and how.guidance not in (0, 1)
+    return evaluations(model.process.grid(how.steps), how) * (2 if guided else 1)
 
 
 @contextmanager
